@@ -1,0 +1,31 @@
+package model
+
+import "sync/atomic"
+
+// Stats counts what a query cost. All counters may be added to from many goroutines;
+// read them with Load when the query is over.
+type Stats struct {
+	SegmentsConsidered    atomic.Int64 // listed for the tenant and the days of the range
+	SegmentsPrunedTime    atomic.Int64
+	SegmentsPrunedLabels  atomic.Int64 // no stream matches
+	BlocksConsidered      atomic.Int64 // blocks of the segments that were left
+	BlocksPrunedTime      atomic.Int64
+	BlocksPrunedLabels    atomic.Int64
+	BlocksPrunedNeedle    atomic.Int64
+	BytesFetched          atomic.Int64 // read from disk or the object store
+	FetchRequests         atomic.Int64
+	CacheHits             atomic.Int64
+	CacheMisses           atomic.Int64
+	DecompressedStream    atomic.Int64 // decoded bytes of each column kind
+	DecompressedTimestamp atomic.Int64
+	DecompressedLength    atomic.Int64
+	DecompressedLine      atomic.Int64
+	DecompressedMetadata  atomic.Int64
+	DecompressedHash      atomic.Int64
+	LineBlocks            atomic.Int64 // blocks whose lines were decompressed
+	RowsScanned           atomic.Int64
+	BytesScanned          atomic.Int64 // line bytes looked at, or that would have been
+	RowsMatched           atomic.Int64 // rows that passed the pipeline
+	RowsDuplicate         atomic.Int64 // rows dropped because another part holds them
+	MemtableRows          atomic.Int64
+}
