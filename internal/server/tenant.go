@@ -1,0 +1,76 @@
+package server
+
+import (
+	"context"
+	"io"
+	"net/http"
+	"slices"
+	"strings"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// TenantHeader names the tenant of a request, as all of Loki's clients send it.
+const TenantHeader = "X-Scope-OrgID"
+
+type authKey struct{}
+
+// withTenancy tells TenantOf and TenantsOf, through the request's context, whether the
+// tenant header counts.
+func withTenancy(auth bool, h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), authKey{}, auth)))
+	})
+}
+
+// TenantOf returns the request's tenant where exactly one is allowed.
+func TenantOf(r *http.Request) (model.Tenant, error) {
+	tenants, err := TenantsOf(r)
+	if err != nil {
+		return "", err
+	}
+	if len(tenants) != 1 {
+		return "", fault.New(fault.Invalid, "multiple org IDs present")
+	}
+	return tenants[0], nil
+}
+
+// TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
+// The part of an id after a colon is dropped, as Loki does.
+func TenantsOf(r *http.Request) ([]model.Tenant, error) {
+	if auth, _ := r.Context().Value(authKey{}).(bool); !auth {
+		return []model.Tenant{model.DefaultTenant}, nil
+	}
+	header := r.Header.Get(TenantHeader)
+	if header == "" {
+		return nil, fault.New(fault.Unauthenticated, "no org id")
+	}
+	var tenants []model.Tenant
+	for _, id := range strings.Split(header, "|") {
+		id, _, _ = strings.Cut(id, ":")
+		t, err := model.ParseTenant(id)
+		if err != nil {
+			return nil, fault.Wrap(fault.Unauthenticated, err)
+		}
+		tenants = append(tenants, t)
+	}
+	slices.Sort(tenants)
+	return slices.Compact(tenants), nil
+}
+
+// WriteError answers with err's text as plain text and the status of its kind, the way
+// Loki's read endpoints do: no line feed at the end. A client that is gone gets nothing.
+func WriteError(w http.ResponseWriter, err error) {
+	h := w.Header()
+	h.Del("Content-Encoding")
+	h.Del("Content-Length")
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	status := fault.HTTPStatus(err)
+	if status == http.StatusServiceUnavailable && h.Get("Retry-After") == "" {
+		h.Set("Retry-After", "1")
+	}
+	w.WriteHeader(status)
+	_, _ = io.WriteString(w, err.Error())
+}
