@@ -131,8 +131,12 @@ const (
 	LineNotPattern  LineOp = "!>"
 )
 
+// Negative reports whether the operator keeps the lines that do not match.
+func (op LineOp) Negative() bool { return op[0] == '!' }
+
 // LineFilter keeps lines by their text. Several operands are joined by or; for the
-// negative operators a line must match none of them.
+// negative operators a line must match none of them. Parse makes a negative filter with
+// several operands into several filters.
 type LineFilter struct {
 	Op       LineOp
 	Operands []LineOperand
@@ -208,9 +212,12 @@ type NumberFilter struct {
 	Name string
 	Op   string // "=", "!=", ">", ">=", "<", "<="
 	Kind NumberKind
-	// Number is the value: a plain number, nanoseconds or bytes by Kind.
-	Number float64
-	// Text is the literal as written.
+	// Number is the value: a plain number, nanoseconds or bytes by Kind. Durations and
+	// sizes may be too large for it to be exact; Duration and Bytes have them whole.
+	Number   float64
+	Duration time.Duration
+	Bytes    uint64
+	// Text is the literal in canonical form.
 	Text string
 }
 
