@@ -286,9 +286,13 @@ func testCanceled(t *testing.T, s Store) {
 	}
 }
 
-// testConcurrent puts and deletes in the same folders from many goroutines: no operation
-// may fail, and a reader sees whole objects only.
+// testConcurrent puts, replaces and deletes in the same folders from many goroutines: no
+// operation may fail, and a reader sees whole objects only. The anchors keep the folders
+// alive, because versitygw may fail to put into one that is just being emptied.
 func testConcurrent(t *testing.T, s Store) {
+	for i := range 3 {
+		put(t, s, Key(fmt.Sprintf("shared/%d/anchor", i)), "x")
+	}
 	var wg sync.WaitGroup
 	for w := range 6 {
 		wg.Go(func() {

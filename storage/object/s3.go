@@ -24,6 +24,7 @@ type S3 struct {
 	prefix   string // "" or ending in a slash
 	client   *s3.Client
 	partSize int64 // tests make it small
+	pageSize int32 // of listings; 0 leaves it to the server, which takes 1000
 }
 
 func (s *S3) String() string {
@@ -47,7 +48,7 @@ func (s *S3) fail(ctx context.Context, op, key string, err error) error {
 	var (
 		api      smithy.APIError
 		response *awshttp.ResponseError
-		checked  *keyError
+		local    *localError
 	)
 	status := 0
 	if errors.As(err, &response) {
@@ -61,7 +62,7 @@ func (s *S3) fail(ctx context.Context, op, key string, err error) error {
 	switch {
 	case ctx.Err() != nil:
 		e.Err = context.Cause(ctx)
-	case errors.As(err, &checked):
+	case errors.As(err, &local):
 	case code == "NoSuchBucket":
 		e.Err = errors.New("NoSuchBucket: the bucket does not exist")
 	case status == http.StatusNotFound, code == "NoSuchKey", code == "NotFound":
@@ -95,18 +96,19 @@ var transientCodes = map[string]bool{
 	"BadDigest": true, "IncompleteBody": true, "RequestTimeTooSkewed": true,
 }
 
-// keyError marks an error found before anything was sent.
-type keyError struct{ err error }
+// localError marks an error that is no matter of the network: a bad argument, a body that
+// cannot be read, an answer that makes no sense.
+type localError struct{ err error }
 
-func (e *keyError) Error() string { return e.err.Error() }
-func (e *keyError) Unwrap() error { return e.err }
+func (e *localError) Error() string { return e.err.Error() }
+func (e *localError) Unwrap() error { return e.err }
 
 func (s *S3) check(ctx context.Context, op string, key Key) error {
 	if ctx.Err() != nil {
 		return s.fail(ctx, op, string(key), ctx.Err())
 	}
 	if err := CheckKey(key); err != nil {
-		return s.fail(ctx, op, string(key), &keyError{err})
+		return s.fail(ctx, op, string(key), &localError{err})
 	}
 	return nil
 }
@@ -155,7 +157,7 @@ func (s *S3) ReadAt(ctx context.Context, key Key, p []byte, off int64) error {
 		return err
 	}
 	if err := checkRange(p, off); err != nil {
-		return s.fail(ctx, "read", string(key), &keyError{err})
+		return s.fail(ctx, "read", string(key), &localError{err})
 	}
 	if len(p) == 0 { // HTTP has no empty range
 		_, err := s.Stat(ctx, key)
@@ -172,7 +174,7 @@ func (s *S3) ReadAt(ctx context.Context, key Key, p []byte, off int64) error {
 	}
 	defer out.Body.Close()
 	if err := checkContentRange(out, p, off); err != nil {
-		return s.fail(ctx, "read", string(key), &keyError{err})
+		return s.fail(ctx, "read", string(key), &localError{err})
 	}
 	if _, err := io.ReadFull(out.Body, p); err != nil {
 		return s.fail(ctx, "read", string(key), err)
@@ -235,6 +237,9 @@ func (s *S3) pages(ctx context.Context, prefix, delimiter string) iter.Seq2[*s3.
 		if delimiter != "" {
 			in.Delimiter = &delimiter
 		}
+		if s.pageSize > 0 {
+			in.MaxKeys = &s.pageSize
+		}
 		for {
 			attempt, cancel := deadline(ctx, 0)
 			out, err := s.client.ListObjectsV2(attempt, in)
@@ -256,7 +261,7 @@ func (s *S3) pages(ctx context.Context, prefix, delimiter string) iter.Seq2[*s3.
 func (s *S3) List(ctx context.Context, prefix string) iter.Seq2[Info, error] {
 	return func(yield func(Info, error) bool) {
 		if _, _, err := splitPrefix(prefix); err != nil {
-			yield(Info{}, s.fail(ctx, "list", prefix, &keyError{err}))
+			yield(Info{}, s.fail(ctx, "list", prefix, &localError{err}))
 			return
 		}
 		for page, err := range s.pages(ctx, prefix, "") {
@@ -283,7 +288,7 @@ func (s *S3) info(o *types.Object) Info {
 func (s *S3) ListPrefixes(ctx context.Context, prefix string) iter.Seq2[string, error] {
 	return func(yield func(string, error) bool) {
 		if err := checkFolder(prefix); err != nil {
-			yield("", s.fail(ctx, "list", prefix, &keyError{err}))
+			yield("", s.fail(ctx, "list", prefix, &localError{err}))
 			return
 		}
 		for page, err := range s.pages(ctx, prefix, "/") {

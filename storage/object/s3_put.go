@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -35,7 +36,7 @@ func (s *S3) Put(ctx context.Context, key Key, body io.ReadSeeker, size int64) e
 		return err
 	}
 	if err := checkBodySize(body, size); err != nil {
-		return s.fail(ctx, "put", string(key), &keyError{err})
+		return s.fail(ctx, "put", string(key), &localError{err})
 	}
 	if size <= s.partSize {
 		return s.putSingle(ctx, key, body, size)
@@ -71,15 +72,39 @@ func (s *S3) kmsKey() *string {
 func (s *S3) putSingle(ctx context.Context, key Key, body io.ReadSeeker, size int64) error {
 	attempt, cancel := deadline(ctx, size)
 	defer cancel()
+	watched := &watchedBody{ReadSeeker: body}
 	_, err := s.client.PutObject(attempt, &s3.PutObjectInput{
-		Bucket: &s.cfg.Bucket, Key: s.key(key), Body: body, ContentLength: &size,
+		Bucket: &s.cfg.Bucket, Key: s.key(key), Body: watched, ContentLength: &size,
 		ChecksumAlgorithm:    s.checksum(),
 		ServerSideEncryption: types.ServerSideEncryption(s.cfg.SSE), SSEKMSKeyId: s.kmsKey(),
 	})
 	if err != nil {
-		return s.fail(ctx, "put", string(key), err)
+		return s.fail(ctx, "put", string(key), watched.blame(err))
 	}
 	return nil
+}
+
+// watchedBody remembers that reading the body failed, which looks like a broken
+// connection but which no retry cures.
+type watchedBody struct {
+	io.ReadSeeker
+	failed atomic.Pointer[error] // the transport reads in a goroutine of its own
+}
+
+func (b *watchedBody) Read(p []byte) (int, error) {
+	n, err := b.ReadSeeker.Read(p)
+	if err != nil && err != io.EOF {
+		b.failed.Store(&err)
+	}
+	return n, err
+}
+
+// blame returns the reason why a request with this body failed with err.
+func (b *watchedBody) blame(err error) error {
+	if cause := b.failed.Load(); cause != nil {
+		return &localError{fmt.Errorf("read the body: %w", *cause)}
+	}
+	return err
 }
 
 // putMultipart: begin, send the parts, complete, and check what stands there now.
@@ -122,7 +147,7 @@ func (s *S3) finishMultipart(ctx context.Context, key Key, upload *string, body 
 		return err
 	}
 	if info.Size != size {
-		return s.fail(ctx, "put", string(key), &keyError{fmt.Errorf("uploaded %d bytes, but the object has %d", size, info.Size)})
+		return s.fail(ctx, "put", string(key), &localError{fmt.Errorf("uploaded %d bytes, but the object has %d", size, info.Size)})
 	}
 	return nil
 }
@@ -180,12 +205,13 @@ func (s *S3) putPart(ctx context.Context, key Key, upload *string, number int32,
 	}
 	attempt, cancel := deadline(ctx, section.Size())
 	defer cancel()
+	watched := &watchedBody{ReadSeeker: section}
 	out, err := s.client.UploadPart(attempt, &s3.UploadPartInput{
 		Bucket: &s.cfg.Bucket, Key: s.key(key), UploadId: upload, PartNumber: &number,
-		Body: section, ContentLength: aws.Int64(section.Size()), ChecksumAlgorithm: s.checksum(),
+		Body: watched, ContentLength: aws.Int64(section.Size()), ChecksumAlgorithm: s.checksum(),
 	})
 	if err != nil {
-		return types.CompletedPart{}, s.fail(ctx, "put", string(key), fmt.Errorf("part %d: %w", number, err))
+		return types.CompletedPart{}, s.fail(ctx, "put", string(key), fmt.Errorf("part %d: %w", number, watched.blame(err)))
 	}
 	return types.CompletedPart{ETag: out.ETag, PartNumber: &number, ChecksumCRC32C: out.ChecksumCRC32C}, nil
 }
