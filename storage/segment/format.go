@@ -1,0 +1,79 @@
+package segment
+
+// The magics. A file begins with headerMagic and ends with trailerMagic, so a
+// truncated or foreign file is recognised before anything else of it is believed.
+const (
+	headerMagic  = "SKALDSEG"
+	trailerMagic = "GESDLAKS"
+	// trailerSize: footer length u32, footer CRC-32C u32, file size u64, version u32, magic.
+	trailerSize = 4 + 4 + 8 + 4 + 8
+)
+
+// Version is the format version that this package writes, and the only one it reads.
+//
+//	1: the first.
+const Version = 1
+
+// Limits of the format. A reader refuses larger values, so they bound what a hostile
+// file can make it allocate; a writer stays below them.
+const (
+	// MaxLineBytes is the longest line that a segment can hold.
+	MaxLineBytes = 32 << 20
+	// maxBlockBytes bounds a block's line bytes: a full block and one line of the longest kind.
+	maxBlockBytes = 16<<20 + MaxLineBytes
+	// maxBlockRows bounds a block's rows.
+	maxBlockRows = 1 << 20
+	// maxMetadataBytes bounds a decoded metadata column.
+	maxMetadataBytes = 64 << 20
+	// maxSectionBytes bounds a decoded stream table, postings list or block index.
+	maxSectionBytes = 1 << 30
+	// maxMetadataNames bounds the metadata columns of a block. Rows with more names than
+	// that are cut into the next block, or refused when one row alone has more.
+	maxMetadataNames = 1 << 14
+)
+
+// Defaults of WriterOptions.
+const (
+	// DefaultBlockBytes: larger blocks compress a little better (2 MiB: 1 % smaller) and
+	// make each needle found cost more, to fetch and to decode.
+	DefaultBlockBytes = 1 << 20
+	// DefaultBlockRows keeps decoded timestamps of a block in the L2 cache (512 KiB).
+	DefaultBlockRows = 1 << 16
+	// tailBytes is what Open reads first: footer, block index and usually the stream
+	// table of a segment of a few hundred megabytes.
+	tailBytes = 64 << 10
+)
+
+// kind says what a frame holds. It enters the frame's checksum.
+type kind uint8
+
+const (
+	kindTimes    kind = 1
+	kindLengths  kind = 2
+	kindMetadata kind = 3
+	kindHashes   kind = 4
+	kindLines    kind = 5
+	kindNeedles  kind = 6
+	kindPostings kind = 7
+	kindStreams  kind = 8
+	kindIndex    kind = 9
+	kindFooter   kind = 10
+)
+
+var kindNames = [...]string{"?", "timestamp column", "length column", "metadata column", "hash column",
+	"line column", "needle index", "postings", "stream table", "block index", "footer"}
+
+func (k kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return kindNames[0]
+}
+
+// place is where a frame stands: its kind, its block (or needle group, or 0) and its
+// ordinal among frames of that kind there. It is mixed into the checksum.
+type place struct {
+	kind    kind
+	block   uint32
+	ordinal uint32
+}

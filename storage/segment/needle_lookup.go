@@ -1,0 +1,186 @@
+package segment
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// A request's needles are a conjunction of disjunctions. For each needle the keys are
+// computed once; a clause with a needle that the index cannot judge excludes nothing.
+
+// lookup is a needle with its keys.
+type lookup struct {
+	keys []uint32
+	// column is the number of the metadata name that a block must have; -1 for lines, and
+	// absent when no block of the segment has it.
+	column int
+}
+
+const absent = -2
+
+// clauses prepares the clauses that can exclude something.
+func (r *Reader) clauses(needles []model.Needles) [][]lookup {
+	var out [][]lookup
+	for _, clause := range needles {
+		var alternatives []lookup
+		for _, n := range clause {
+			l := lookup{keys: needleKeys(n), column: -1}
+			if n.Name != "" && n.Text != "" {
+				l.column = absent
+				if i, ok := slices.BinarySearch(r.index.names, n.Name); ok {
+					l.column = i
+				}
+			}
+			if len(l.keys) == 0 {
+				alternatives = nil
+				break
+			}
+			alternatives = append(alternatives, l)
+		}
+		if len(alternatives) > 0 {
+			out = append(out, alternatives)
+		}
+	}
+	return out
+}
+
+// pruneNeedles returns those of the blocks in which all needles may occur.
+func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, blocks []int, stats *model.Stats) ([]int, error) {
+	clauses := r.clauses(needles)
+	if len(clauses) == 0 || len(blocks) == 0 {
+		return blocks, nil
+	}
+	blocks = slices.DeleteFunc(blocks, func(i int) bool {
+		for _, clause := range clauses {
+			if !slices.ContainsFunc(clause, func(l lookup) bool { return r.hasColumn(i, l.column) }) {
+				return true
+			}
+		}
+		return false
+	})
+	out := blocks[:0]
+	for len(blocks) > 0 {
+		// The blocks of one needle group, or a block without needles.
+		n := 1
+		if r.index.blocks[blocks[0]].width == 0 {
+			out, blocks = append(out, blocks[0]), blocks[1:]
+			continue
+		}
+		number := r.index.blocks[blocks[0]].group
+		for n < len(blocks) && r.index.blocks[blocks[n]].width > 0 && r.index.blocks[blocks[n]].group == number {
+			n++
+		}
+		rows, err := r.needleRows(ctx, number, clauses, stats)
+		if err != nil {
+			return nil, err
+		}
+		for _, i := range blocks[:n] {
+			if r.mayHold(i, clauses, rows) {
+				out = append(out, i)
+			}
+		}
+		blocks = blocks[n:]
+	}
+	return out, nil
+}
+
+// hasColumn reports whether a block has a metadata column; column -1 stands for the lines.
+func (r *Reader) hasColumn(block, column int) bool {
+	if column < 0 {
+		return column != absent
+	}
+	_, ok := r.index.blocks[block].find(column)
+	return ok
+}
+
+func (r *Reader) mayHold(block int, clauses [][]lookup, rows *needleRows) bool {
+	b := &r.index.blocks[block]
+	for _, clause := range clauses {
+		if !slices.ContainsFunc(clause, func(l lookup) bool {
+			return r.hasColumn(block, l.column) && rows.all(b, l.keys)
+		}) {
+			return false
+		}
+	}
+	return true
+}
+
+// needleRows are the pages of a group that hold the rows of some keys.
+type needleRows struct {
+	group *group
+	pages map[int][]byte
+}
+
+// all reports whether the block has all keys.
+func (n *needleRows) all(b *blockMeta, keys []uint32) bool {
+	for _, key := range keys {
+		shift := keyBits - n.group.rowBits
+		row := int(key >> shift)
+		column := b.column + cellOf(key&(1<<shift-1), n.group.rowBits, b.width)
+		page := n.pages[row/n.group.pageRows]
+		bit := row%n.group.pageRows*n.group.columns + column
+		if page[bit>>3]>>(bit&7)&1 == 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// needleRows reads the pages of a group that the clauses need: neighbours in one
+// request, and some requests at once.
+func (r *Reader) needleRows(ctx context.Context, number int, clauses [][]lookup, stats *model.Stats) (*needleRows, error) {
+	g := &r.index.groups[number]
+	rows := &needleRows{group: g, pages: make(map[int][]byte)}
+	var wanted []int
+	for _, clause := range clauses {
+		for _, l := range clause {
+			if l.column == absent {
+				continue
+			}
+			for _, key := range l.keys {
+				wanted = append(wanted, int(key>>(keyBits-g.rowBits))/g.pageRows)
+			}
+		}
+	}
+	slices.Sort(wanted)
+	wanted = slices.Compact(wanted)
+	var fetches errgroup.Group
+	fetches.SetLimit(r.opts.Parallel)
+	for len(wanted) > 0 {
+		n := 1
+		start, size := g.pageRange(wanted[0])
+		end := start + int64(size)
+		for n < len(wanted) {
+			off, size := g.pageRange(wanted[n])
+			if off-end > int64(r.opts.MaxGap)/16 {
+				break
+			}
+			end = off + int64(size)
+			n++
+		}
+		pages, buf := wanted[:n], make([]byte, end-start)
+		wanted = wanted[n:]
+		for _, p := range pages {
+			off, size := g.pageRange(p)
+			rows.pages[p] = buf[off-start:][:size]
+		}
+		fetches.Go(func() error {
+			if err := r.read(ctx, buf, start, stats); err != nil {
+				return err
+			}
+			for _, p := range pages {
+				off, size := g.pageRange(p)
+				if err := checkPage(buf[off-start:][:size], place{kindNeedles, uint32(number), uint32(p)}); err != nil {
+					return r.corrupt(fmt.Sprintf("needle index, group %d, page %d", number, p), err)
+				}
+			}
+			return nil
+		})
+	}
+	return rows, fetches.Wait()
+}
