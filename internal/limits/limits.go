@@ -41,14 +41,13 @@ type Limits struct {
 
 	// Derivation of labels and metadata, done by the distributor.
 
-	DiscoverServiceName       []string      `yaml:"discover_service_name" help:"Labels whose value becomes service_name, in order of preference; empty switches discovery off."`
-	DiscoverLogLevels         bool          `yaml:"discover_log_levels" help:"Store the level of each line as the metadata detected_level."`
-	LogLevelFields            []string      `yaml:"log_level_fields" help:"Labels, metadata keys and fields of the line that hold the level, in order of preference."`
-	LogLevelFromJSONMaxDepth  int           `yaml:"log_level_from_json_max_depth" help:"How many levels of nested objects are searched for the level; 0 searches all."`
-	DiscoverGenericFields     GenericFields `yaml:"discover_generic_fields" help:"Fields to copy from lines to metadata."`
-	OTLPConfig                OTLPConfig    `yaml:"otlp_config" help:"What becomes of OTLP attributes."`
-	MetricAggregationEnabled  bool          `yaml:"metric_aggregation_enabled" help:"Shown to clients; Skald aggregates at query time."`
-	PatternPersistenceEnabled bool          `yaml:"pattern_persistence_enabled" help:"Shown to clients; Skald finds patterns at query time."`
+	DiscoverServiceName       []string   `yaml:"discover_service_name" help:"Labels whose value becomes service_name, in order of preference; empty switches discovery off."`
+	DiscoverLogLevels         bool       `yaml:"discover_log_levels" help:"Store the level of each line as the metadata detected_level."`
+	LogLevelFields            []string   `yaml:"log_level_fields" help:"Labels, metadata keys and fields of the line that hold the level, in order of preference."`
+	LogLevelFromJSONMaxDepth  int        `yaml:"log_level_from_json_max_depth" help:"How many levels of nested objects are searched for the level; 0 searches all."`
+	OTLPConfig                OTLPConfig `yaml:"otlp_config" help:"What becomes of OTLP attributes."`
+	MetricAggregationEnabled  bool       `yaml:"metric_aggregation_enabled" help:"Shown to clients; Skald aggregates at query time."`
+	PatternPersistenceEnabled bool       `yaml:"pattern_persistence_enabled" help:"Shown to clients; Skald finds patterns at query time."`
 
 	// Ingestion, enforced by the ingester.
 

@@ -90,11 +90,6 @@ func matches(ms []*labels.Matcher, stream labels.Labels) bool {
 	return true
 }
 
-// GenericFields names metadata keys and, for each, the fields of a line they come from.
-type GenericFields struct {
-	Fields map[string][]string `yaml:"fields,omitempty" json:"fields,omitempty"`
-}
-
 // OTLPConfig says what becomes of OTLP attributes: the first matching rule decides, and
 // without one an attribute is structured metadata.
 type OTLPConfig struct {

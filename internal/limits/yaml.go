@@ -22,7 +22,7 @@ var ignored = []string{
 	"pattern_ingester_tokenizable_json_fields_append", "pattern_ingester_tokenizable_json_fields_delete",
 	"pattern_rate_threshold", "pattern_persistence_granularity", "ingestion_partitions_tenant_shard_size",
 	"policy_override_limits", "per_tenant_override_config", "per_tenant_override_period", "max_scan_task_parallelism",
-	"debug_engine_tasks", "debug_engine_streams",
+	"debug_engine_tasks", "debug_engine_streams", "discover_generic_fields",
 }
 
 var ignoredPrefixes = []string{"bloom_", "s3_sse_", "ruler_"}
@@ -101,8 +101,7 @@ func (l *Limits) set(key, value *yaml.Node) error {
 	}
 	// Lists, maps and the OTLP rules replace what was there; decoding would add to a
 	// map that other tenants share. Other structs keep the fields that are not given.
-	if k := field.Kind(); k == reflect.Map || k == reflect.Slice || field.Type() == reflect.TypeFor[OTLPConfig]() ||
-		field.Type() == reflect.TypeFor[GenericFields]() {
+	if k := field.Kind(); k == reflect.Map || k == reflect.Slice || field.Type() == reflect.TypeFor[OTLPConfig]() {
 		field.SetZero()
 	}
 	if err := value.Decode(field.Addr().Interface()); err != nil {

@@ -1,0 +1,507 @@
+package distributor
+
+import (
+	"bytes"
+	"encoding/json"
+	"slices"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+// Every line that comes in passes through this file, so nothing in it allocates and the
+// common cases look at few bytes. The rules are Loki's, in this order: a stream label, a
+// metadata key, severity_number, a field of a JSON or logfmt line, a word in the line.
+
+const detectedLevel = "detected_level"
+
+// The levels, in the spelling in which they are stored.
+const (
+	levelUnknown  = "unknown"
+	levelTrace    = "trace"
+	levelDebug    = "debug"
+	levelInfo     = "info"
+	levelWarn     = "warn"
+	levelError    = "error"
+	levelCritical = "critical"
+	levelFatal    = "fatal"
+)
+
+// levelMetadata holds the metadata of entries that have nothing but a level: nearly all.
+var levelMetadata = func() map[string]labels.Labels {
+	m := map[string]labels.Labels{}
+	for _, level := range []string{
+		levelUnknown, levelTrace, levelDebug, levelInfo, levelWarn, levelError, levelCritical, levelFatal,
+	} {
+		m[level] = labels.FromStrings(detectedLevel, level)
+	}
+	return m
+}()
+
+// normalLevel returns the stored spelling of a level, or "" for a text that is none.
+func normalLevel[T string | []byte](text T) string {
+	var lower [len("information")]byte
+	if len(text) > len(lower) || len(text) < len("inf") {
+		return ""
+	}
+	for i := range len(text) {
+		lower[i] = asciiLower[text[i]]
+	}
+	switch string(lower[:len(text)]) {
+	case "trace", "trc":
+		return levelTrace
+	case "debug", "dbg":
+		return levelDebug
+	case "info", "inf", "information":
+		return levelInfo
+	case "warn", "wrn", "warning":
+		return levelWarn
+	case "error", "err":
+		return levelError
+	case "critical":
+		return levelCritical
+	case "fatal":
+		return levelFatal
+	}
+	return ""
+}
+
+// kept returns the stored spelling of a level in a label or in metadata, where an unusual
+// one is kept as it is.
+func kept(value string) string {
+	if level := normalLevel(value); level != "" {
+		return level
+	}
+	return value
+}
+
+// severityLevel translates OpenTelemetry's severity numbers.
+func severityLevel(number string) string {
+	n, err := strconv.Atoi(number)
+	switch {
+	case err != nil:
+		return levelInfo
+	case n == 0:
+		return levelUnknown
+	case n <= 4:
+		return levelTrace
+	case n <= 8:
+		return levelDebug
+	case n <= 12:
+		return levelInfo
+	case n <= 16:
+		return levelWarn
+	case n <= 20:
+		return levelError
+	case n <= 24:
+		return levelFatal
+	}
+	return levelUnknown
+}
+
+// levelFinder knows a tenant's names for the level.
+type levelFinder struct {
+	fields   []string // in order of preference
+	lower    []string // the same in lower case
+	depth    int      // how many levels of nested JSON objects to search
+	shortest int
+	longest  int
+	ends     [256]bool // the last bytes of the fields, in either case
+}
+
+// maxJSONDepth bounds recursion where the tenant's depth is unlimited.
+const maxJSONDepth = 500
+
+func newLevelFinder(fields []string, depth int) *levelFinder {
+	f := &levelFinder{depth: depth}
+	if depth <= 0 || depth > maxJSONDepth {
+		f.depth = maxJSONDepth
+	}
+	for _, field := range fields {
+		if field == "" {
+			continue
+		}
+		lower := strings.ToLower(field)
+		f.fields, f.lower = append(f.fields, field), append(f.lower, lower)
+		if len(f.fields) == 1 || len(field) < f.shortest {
+			f.shortest = len(field)
+		}
+		f.longest = max(f.longest, len(field))
+		end := lower[len(lower)-1]
+		f.ends[end] = true
+		if end >= 'a' && end <= 'z' {
+			f.ends[end-'a'+'A'] = true
+		}
+	}
+	return f
+}
+
+// fromLabels returns the level that a label of the stream states, or "".
+func (f *levelFinder) fromLabels(lbs labels.Labels) string {
+	for _, field := range f.fields {
+		if v := lbs.Get(field); v != "" {
+			return kept(v)
+		}
+	}
+	return ""
+}
+
+// fromMetadata returns the level that structured metadata states, or "".
+func (f *levelFinder) fromMetadata(pairs []labels.Label) string {
+	for _, field := range f.fields {
+		for i := range pairs {
+			if pairs[i].Name == field {
+				return kept(pairs[i].Value)
+			}
+		}
+	}
+	for i := range pairs {
+		if pairs[i].Name == "severity_number" {
+			return severityLevel(pairs[i].Value)
+		}
+	}
+	return ""
+}
+
+// fromLine returns the level that a line states, or unknown.
+func (f *levelFinder) fromLine(line []byte) string {
+	level := ""
+	if looksLikeJSON(line) {
+		w := jsonWalk{buf: line, pos: bytes.IndexByte(line, '{'), finder: f}
+		w.object(1)
+		level = normalLevel(w.value)
+	} else if f.mayBeLogfmt(line) {
+		level = normalLevel(f.fromLogfmt(line))
+	}
+	if level != "" {
+		return level
+	}
+	return levelWord(line)
+}
+
+func looksLikeJSON(line []byte) bool {
+	first, last := 0, len(line)-1
+	for first <= last && isSpace(line[first]) {
+		first++
+	}
+	if first > last || line[first] != '{' {
+		return false
+	}
+	for isSpace(line[last]) {
+		last--
+	}
+	return line[last] == '}'
+}
+
+func isSpace(c byte) bool { return c == ' ' || c >= '\t' && c <= '\r' }
+
+// jsonWalk looks for a level in the members of an object, in the order of the text.
+type jsonWalk struct {
+	buf    []byte
+	pos    int
+	finder *levelFinder
+	value  []byte // nil until found
+}
+
+// object walks the object at pos; false ends the walk, because the level is found or the
+// text is not JSON.
+func (w *jsonWalk) object(depth int) bool {
+	for w.pos++; ; {
+		if w.next() == '}' {
+			w.pos++
+			return true
+		}
+		key, ok := w.str()
+		if !ok || w.next() != ':' {
+			return false
+		}
+		w.pos++
+		if !w.member(key, depth) {
+			return false
+		}
+		switch w.next() {
+		case ',':
+			w.pos++
+		case '}':
+		default:
+			return false
+		}
+	}
+}
+
+// member walks the value of key.
+func (w *jsonWalk) member(key []byte, depth int) bool {
+	switch w.next() {
+	case '"':
+		value, ok := w.str()
+		if ok && w.finder.isField(key) {
+			w.value = value
+			return false
+		}
+		return ok
+	case '{':
+		if depth < w.finder.depth {
+			return w.object(depth + 1)
+		}
+		return w.skip()
+	case '[':
+		return w.skip()
+	}
+	start := w.pos
+	for w.pos < len(w.buf) && w.buf[w.pos] != ',' && w.buf[w.pos] != '}' {
+		w.pos++
+	}
+	return w.pos > start
+}
+
+// next skips white space and returns the byte there, 0 at the end.
+func (w *jsonWalk) next() byte {
+	for w.pos < len(w.buf) && isSpace(w.buf[w.pos]) {
+		w.pos++
+	}
+	if w.pos == len(w.buf) {
+		return 0
+	}
+	return w.buf[w.pos]
+}
+
+// str reads the string at pos, escapes left as they are.
+func (w *jsonWalk) str() ([]byte, bool) {
+	if w.pos >= len(w.buf) || w.buf[w.pos] != '"' {
+		return nil, false
+	}
+	start := w.pos + 1
+	for from := start; ; {
+		n := bytes.IndexByte(w.buf[from:], '"')
+		if n < 0 {
+			return nil, false
+		}
+		end := from + n
+		slashes := 0
+		for end-slashes > start && w.buf[end-slashes-1] == '\\' {
+			slashes++
+		}
+		if slashes%2 == 0 {
+			w.pos = end + 1
+			return w.buf[start:end], true
+		}
+		from = end + 1
+	}
+}
+
+// skip passes over an array or object by counting brackets.
+func (w *jsonWalk) skip() bool {
+	for depth := 0; w.pos < len(w.buf); {
+		switch w.buf[w.pos] {
+		case '{', '[':
+			depth++
+		case '}', ']':
+			depth--
+		case '"':
+			if _, ok := w.str(); !ok {
+				return false
+			}
+			continue
+		}
+		w.pos++
+		if depth == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func (f *levelFinder) isField(key []byte) bool {
+	if bytes.IndexByte(key, '\\') >= 0 {
+		var plain string
+		if json.Unmarshal(slices.Concat([]byte{'"'}, key, []byte{'"'}), &plain) != nil {
+			return false
+		}
+		key = []byte(plain)
+	}
+	if len(key) < f.shortest || len(key) > f.longest {
+		return false
+	}
+	for _, field := range f.fields {
+		if string(key) == field {
+			return true
+		}
+	}
+	return false
+}
+
+// mayBeLogfmt reports whether some equals sign follows one of the fields. It spares most
+// lines from being parsed.
+func (f *levelFinder) mayBeLogfmt(line []byte) bool {
+	for from := 0; ; {
+		n := bytes.IndexByte(line[from:], '=')
+		if n < 0 {
+			return false
+		}
+		at := from + n
+		if at > 0 && f.ends[line[at-1]] {
+			start := at - 1
+			for start > 0 && at-start < f.longest && line[start-1] > ' ' {
+				start--
+			}
+			for i := start; i <= at-f.shortest; i++ {
+				if f.fieldIndex(line[i:at]) >= 0 {
+					return true
+				}
+			}
+		}
+		from = at + 1
+	}
+}
+
+// fieldIndex finds key among the fields, in any case; -1 if it is none of them.
+func (f *levelFinder) fieldIndex(key []byte) int {
+	if len(key) < f.shortest || len(key) > f.longest {
+		return -1
+	}
+next:
+	for i, field := range f.lower {
+		if len(field) != len(key) {
+			continue
+		}
+		for j, c := range key {
+			if asciiLower[c] != field[j] {
+				continue next
+			}
+		}
+		return i
+	}
+	return -1
+}
+
+// fromLogfmt returns the value of the preferred field among the pairs before the first
+// malformed one.
+func (f *levelFinder) fromLogfmt(line []byte) (value []byte) {
+	best := len(f.lower)
+	for i := 0; best > 0; {
+		for i < len(line) && line[i] <= ' ' {
+			i++
+		}
+		start := i
+		for i < len(line) && line[i] > ' ' && line[i] != '=' && line[i] != '"' {
+			i++
+		}
+		key := line[start:i]
+		if len(key) == 0 || i < len(line) && line[i] == '"' || !utf8.Valid(key) {
+			return value
+		}
+		var v []byte
+		if i < len(line) && line[i] == '=' {
+			var ok bool
+			if v, i, ok = logfmtValue(line, i+1); !ok {
+				return value
+			}
+		}
+		if index := f.fieldIndex(key); index >= 0 && index < best {
+			best, value = index, v
+		}
+	}
+	return value
+}
+
+// logfmtValue reads the value at i and returns where it ends.
+func logfmtValue(line []byte, i int) (value []byte, end int, ok bool) {
+	start := i
+	if i < len(line) && line[i] == '"' {
+		for i++; i < len(line); i++ {
+			switch line[i] {
+			case '\\':
+				i++
+			case '"':
+				return line[start+1 : i], i + 1, true
+			}
+		}
+		return nil, i, false
+	}
+	for ; i < len(line) && line[i] > ' '; i++ {
+		if line[i] == '=' || line[i] == '"' {
+			return nil, i, false
+		}
+	}
+	return line[start:i], i, true
+}
+
+// levelWord returns the level that the first level word in the line states, or unknown.
+func levelWord(line []byte) string {
+	if level := wordAt(line); level != "" {
+		return level
+	}
+	for i, c := range line {
+		if beforeWord[c] {
+			if level := wordAt(line[i+1:]); level != "" {
+				return level
+			}
+		}
+	}
+	return levelUnknown
+}
+
+// wordAt returns the level if text begins with a level word.
+func wordAt(text []byte) string {
+	if len(text) < len("err") {
+		return ""
+	}
+	switch text[0] | 0x20 {
+	case 't':
+		return word(text, "trace", levelTrace)
+	case 'd':
+		return word(text, "debug", levelDebug)
+	case 'f':
+		return word(text, "fatal", levelFatal)
+	case 'c':
+		return word(text, "critical", levelCritical)
+	case 'i':
+		return word(text, "info", levelInfo)
+	case 'e':
+		if level := word(text, "err", levelError); level != "" {
+			return level
+		}
+		return word(text, "error", levelError)
+	case 'w':
+		if level := word(text, "warn", levelWarn); level != "" {
+			return level
+		}
+		return word(text, "warning", levelWarn)
+	}
+	return ""
+}
+
+func word(text []byte, want, level string) string {
+	if len(text) < len(want) || len(text) > len(want) && !afterWord[text[len(want)]] {
+		return ""
+	}
+	for i := range len(want) {
+		if asciiLower[text[i]] != want[i] {
+			return ""
+		}
+	}
+	return level
+}
+
+var (
+	beforeWord = byteSet(" \t\n[({\"=")
+	afterWord  = byteSet(" \t\n[](){}:,!\"=")
+	asciiLower = func() (t [256]byte) {
+		for i := range t {
+			t[i] = byte(i)
+			if i >= 'A' && i <= 'Z' {
+				t[i] |= 0x20
+			}
+		}
+		return t
+	}()
+)
+
+func byteSet(s string) (t [256]bool) {
+	for i := range len(s) {
+		t[s[i]] = true
+	}
+	return t
+}

@@ -1,0 +1,159 @@
+package distributor
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/limits"
+)
+
+// streamKey finds a stream's labels, as pushed, under the limits of a tenant. Limits that
+// changed have another address.
+type streamKey struct {
+	limits *limits.Limits
+	hash   uint64
+	policy string // forced by the request, usually ""
+}
+
+// stream is what labels alone say about a stream; it is worked out once and remembered.
+type stream struct {
+	pushed labels.Labels
+	labels labels.Labels // with service_name
+	policy string
+
+	refused string // why the labels are refused, or ""
+	reason  string
+
+	level    string // from a label, or ""
+	metadata labels.Labels
+}
+
+const serviceName = "service_name"
+
+// stream returns what is known about a stream with the labels.
+func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string) *stream {
+	key := streamKey{t.limits, pushed.Hash(), policy}
+	if s, ok := d.streams.Get(key); ok && labels.Equal(s.pushed, pushed) {
+		return s
+	}
+	s := newStream(t, pushed, policy)
+	d.streams.Put(key, s, 3*int(pushed.ByteSize())+len(s.refused)+300)
+	return s
+}
+
+func newStream(t *tenant, pushed labels.Labels, policy string) *stream {
+	s := &stream{pushed: pushed, labels: withServiceName(pushed, t.limits.DiscoverServiceName)}
+	s.policy = cmp.Or(policy, t.limits.PolicyStreamMapping.For(s.labels))
+	if err, reason := checkLabels(t.limits, s.labels); err != nil {
+		s.refused, s.reason = err.Error(), reason
+	} else if missing := missingLabels(t.limits, s.labels, s.policy); len(missing) > 0 {
+		s.refused = fault.New(fault.Invalid, "missing required labels '%s' for user '%s' for stream '%s' (policy: '%s')",
+			strings.Join(missing, ","), t.id, s.labels, s.policy).Error()
+		s.reason = reasonMissingDemands
+	}
+	if t.levels != nil {
+		if s.level = t.levels.fromLabels(s.labels); s.level != "" {
+			s.metadata = labels.FromStrings(detectedLevel, s.level)
+		}
+	}
+	return s
+}
+
+// withServiceName adds the label service_name, from the first of the names that the
+// stream has. Streams that Loki writes about itself are left alone.
+func withServiceName(lbs labels.Labels, names []string) labels.Labels {
+	if len(names) == 0 || lbs.Has(serviceName) || lbs.Has("__aggregated_metric__") || lbs.Has("__pattern__") {
+		return lbs
+	}
+	value := "unknown_service"
+	for _, name := range names {
+		if v := lbs.Get(name); v != "" {
+			value = v
+			break
+		}
+	}
+	b := labels.NewScratchBuilder(lbs.Len() + 1)
+	lbs.Range(func(l labels.Label) { b.Add(l.Name, l.Value) })
+	b.Add(serviceName, value)
+	b.Sort()
+	return b.Labels()
+}
+
+// checkLabels applies the limits on labels. It returns the first offence and the reason
+// under which it is counted.
+func checkLabels(l *limits.Limits, lbs labels.Labels) (err error, reason string) {
+	n := lbs.Len()
+	if n == 0 {
+		return fault.New(fault.Invalid, "error at least one label pair is required per stream"), reasonMissingLabels
+	}
+	if lbs.Has(serviceName) {
+		n--
+	}
+	if most := l.MaxLabelNamesPerSeries; most > 0 && n > most {
+		return fault.New(fault.Invalid, "entry for stream '%s' has %d label names; limit %d", lbs, n, most), reasonTooManyLabels
+	}
+	last := ""
+	_ = lbs.Validate(func(p labels.Label) error {
+		switch {
+		case l.MaxLabelNameLength > 0 && len(p.Name) > l.MaxLabelNameLength:
+			err, reason = fault.New(fault.Invalid, "stream '%s' has label name too long: '%s'", lbs, p.Name), reasonNameTooLong
+		case l.MaxLabelValueLength > 0 && len(p.Value) > l.MaxLabelValueLength:
+			err, reason = fault.New(fault.Invalid, "stream '%s' has label value too long: '%s'", lbs, p.Value), reasonValueTooLong
+		case p.Name == last:
+			err, reason = fault.New(fault.Invalid, "stream '%s' has duplicate label name: '%s'", lbs, p.Name), reasonDuplicateName
+		}
+		last = p.Name
+		return err
+	})
+	return err, reason
+}
+
+const allPolicies = "*"
+
+// missingLabels lists the labels that the stream must have and lacks.
+func missingLabels(l *limits.Limits, lbs labels.Labels, policy string) (missing []string) {
+	demanded := l.EnforcedLabels
+	if len(l.PolicyEnforcedLabels) > 0 {
+		demanded = slices.Concat(demanded, l.PolicyEnforcedLabels[policy], l.PolicyEnforcedLabels[allPolicies])
+	}
+	for _, name := range demanded {
+		if !lbs.Has(name) && !slices.Contains(missing, name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// blockedError says that the operator does not want the data, with the status to answer.
+type blockedError struct {
+	status int
+	reason string
+	error
+}
+
+// blocked returns why the policy's streams are not wanted now, or nil.
+func blocked(t *tenant, policy string, now time.Time) *blockedError {
+	l := t.limits
+	status := l.BlockIngestionStatusCode
+	if until := l.BlockIngestionUntil; now.Before(until.Time) {
+		return &blockedError{status, reasonBlocked, fault.New(fault.Forbidden,
+			"ingestion blocked for user '%s' until '%s' with status code '%d'", t.id, until.Format(time.RFC3339), status)}
+	}
+	if len(l.BlockIngestionPolicyUntil) == 0 {
+		return nil
+	}
+	until, ok := l.BlockIngestionPolicyUntil[policy]
+	if !ok {
+		until = l.BlockIngestionPolicyUntil[allPolicies]
+	}
+	if !now.Before(until.Time) {
+		return nil
+	}
+	return &blockedError{status, reasonBlockedPolicy, fault.New(fault.Forbidden,
+		"ingestion blocked for user '%s' (policy: '%s') until '%s' with status code '%d'", t.id, policy, until.Format(time.RFC3339), status)}
+}

@@ -1,0 +1,271 @@
+package wire
+
+import (
+	"bytes"
+	"compress/flate"
+	"errors"
+	"fmt"
+	"io"
+	"mime"
+	"sync"
+
+	"github.com/golang/snappy"
+	"github.com/klauspost/compress/gzip"
+	"github.com/klauspost/compress/zstd"
+	"github.com/pierrec/lz4/v4"
+
+	"github.com/skaldlog/skald/internal/fault"
+)
+
+// Body is a request's body and what its headers say about it.
+type Body struct {
+	ContentType     string
+	ContentEncoding string
+	Length          int64 // Content-Length, negative when unknown
+	Legacy          bool  // JSON is that of /api/prom/push
+	Reader          io.Reader
+	// Reserve is asked before memory is taken; its error ends decoding and is returned.
+	// What was reserved is the caller's to give back, after Batch.Release. Nil allows all.
+	Reserve func(bytes int64) error
+}
+
+// Decoder decodes pushes. It is safe for concurrent use.
+type Decoder struct {
+	maxCompressed, maxDecompressed int64
+	labels                         *labelParser
+}
+
+// MaxLabelText is the longest text of one stream's labels.
+const MaxLabelText = 16 << 20
+
+// NewDecoder returns a decoder for bodies of at most maxCompressed bytes as received and
+// maxDecompressed bytes when unpacked, which remembers parsed labels in about cacheBytes.
+func NewDecoder(maxCompressed, maxDecompressed int64, cacheBytes int) *Decoder {
+	return &Decoder{
+		maxCompressed: maxCompressed, maxDecompressed: maxDecompressed,
+		labels: newLabelParser(cacheBytes, MaxLabelText),
+	}
+}
+
+// Push decodes a push in Loki's formats. The caller must Release the batch.
+func (d *Decoder) Push(body Body) (*Batch, error) {
+	media, _, err := mime.ParseMediaType(body.ContentType)
+	if err != nil && media == "" {
+		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	b, err := newBatch(body.Reserve)
+	if err != nil {
+		return nil, err
+	}
+	if media == "application/json" {
+		if err = d.readJSON(b, body); err == nil {
+			err = d.pushJSON(b, body.Legacy)
+		}
+	} else if err = d.readSnappy(b, body); err == nil {
+		err = d.pushProto(b)
+	}
+	if err != nil {
+		b.Release()
+		return nil, err
+	}
+	b.finish()
+	return b, nil
+}
+
+// readSnappy reads a snappy block, which may be packed once more, into b.body.
+func (d *Decoder) readSnappy(b *Batch, body Body) error {
+	var err error
+	b.raw, err = d.read(b, b.raw, body, unpackPush, tooLargeProto)
+	if err != nil {
+		return err
+	}
+	size, err := snappy.DecodedLen(b.raw)
+	if err != nil {
+		return fault.Wrap(fault.Invalid, err)
+	}
+	if int64(size) > d.maxDecompressed {
+		return tooLargeDecompressed(int64(size), d.maxDecompressed)
+	}
+	// The densest element of the format makes 64 bytes of 3. A block that declares more
+	// than that cannot be whole, and must not make us allocate.
+	if size/22 > len(b.raw) {
+		return fault.Wrap(fault.Invalid, snappy.ErrCorrupt)
+	}
+	if b.body, err = b.room(b.body, size); err != nil {
+		return err
+	}
+	if b.body, err = snappy.Decode(b.body[:size], b.raw); err != nil {
+		return fault.Wrap(fault.Invalid, err)
+	}
+	return nil
+}
+
+func (d *Decoder) readJSON(b *Batch, body Body) error {
+	var err error
+	b.body, err = d.read(b, b.body, body, unpackPush, func(n, most int64) error {
+		return fault.New(fault.Invalid, "compressed message size %d exceeds limit %d", n, most)
+	})
+	return err
+}
+
+func tooLargeProto(n, most int64) error {
+	return fault.New(fault.TooLarge, "request body too large: message size too large than max (%d vs %d)", n, most)
+}
+
+func tooLargeDecompressed(n, most int64) error {
+	return fault.New(fault.Invalid, "decompressed message size too large than max (%d vs %d)", n, most)
+}
+
+// read reads the body, undoing its Content-Encoding, into buf. tooLarge makes the error
+// for a body of n bytes or more where most are allowed.
+func (d *Decoder) read(b *Batch, buf []byte, body Body, unpack unpacker, tooLarge func(n, most int64) error) ([]byte, error) {
+	if body.Length > d.maxCompressed {
+		return buf, tooLarge(body.Length, d.maxCompressed)
+	}
+	in := &limitedReader{r: body.Reader, left: d.maxCompressed}
+	unpacked, release, err := unpack(in, body.ContentEncoding)
+	if err != nil {
+		if in.left < 0 {
+			err = tooLarge(d.maxCompressed+1, d.maxCompressed)
+		}
+		return buf, err
+	}
+	defer release()
+	hint, most := body.Length, d.maxCompressed
+	if unpacked != io.Reader(in) {
+		hint, most = 4*hint, d.maxDecompressed
+	}
+	buf, err = b.readAll(buf, unpacked, hint, most)
+	switch {
+	case in.left < 0:
+		return buf, tooLarge(d.maxCompressed+1, d.maxCompressed)
+	case errors.Is(err, errOverLimit):
+		return buf, tooLargeDecompressed(most+1, most)
+	case err != nil && fault.Of(err) == fault.Internal:
+		return buf, fault.Wrap(fault.Invalid, err) // the client's bytes, or the client, broke off
+	}
+	return buf, err
+}
+
+var errOverLimit = errors.New("body too large")
+
+// limitedReader fails when more than left bytes are there.
+type limitedReader struct {
+	r    io.Reader
+	left int64
+}
+
+func (l *limitedReader) Read(p []byte) (int, error) {
+	if int64(len(p)) > l.left+1 {
+		p = p[:l.left+1]
+	}
+	n, err := l.r.Read(p)
+	if l.left -= int64(n); l.left < 0 {
+		return 0, errOverLimit
+	}
+	return n, err
+}
+
+// firstRead bounds what a declared length alone makes us allocate; beyond it the buffer
+// doubles as bytes really arrive.
+const firstRead = 256 << 10
+
+func (b *Batch) readAll(buf []byte, r io.Reader, hint, most int64) ([]byte, error) {
+	buf, err := b.room(buf, int(min(max(hint+1, 4<<10), firstRead)))
+	if err != nil {
+		return buf, err
+	}
+	buf = buf[:0]
+	for {
+		if len(buf) == cap(buf) {
+			next, err := b.room(nil, 2*cap(buf))
+			if err != nil {
+				return buf, err
+			}
+			buf = append(next[:0], buf...)
+		}
+		n, err := r.Read(buf[len(buf):cap(buf)])
+		buf = buf[:len(buf)+n]
+		if int64(len(buf)) > most {
+			return buf, errOverLimit
+		}
+		if err == io.EOF {
+			return buf, nil
+		}
+		if err != nil {
+			return buf, err
+		}
+	}
+}
+
+// room returns a buffer of n bytes, buf if it is large enough.
+func (b *Batch) room(buf []byte, n int) ([]byte, error) {
+	if n <= cap(buf) {
+		return buf[:n], nil
+	}
+	if err := b.reserve(int64(n)); err != nil {
+		return buf, err
+	}
+	return make([]byte, n), nil
+}
+
+var (
+	gzipReaders = sync.Pool{New: func() any { return new(gzip.Reader) }}
+	zstdReaders = sync.Pool{New: func() any {
+		z, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(8<<20))
+		if err != nil {
+			panic(fmt.Sprintf("wire: zstd refuses its options: %v", err))
+		}
+		return z
+	}}
+)
+
+// An unpacker undoes a Content-Encoding. release must be called when the reader is no
+// longer used.
+type unpacker func(r io.Reader, encoding string) (out io.Reader, release func(), err error)
+
+// unpackPush undoes the encodings of /loki/api/v1/push.
+func unpackPush(r io.Reader, encoding string) (out io.Reader, release func(), err error) {
+	switch encoding {
+	case "", "snappy":
+		return r, func() {}, nil
+	case "gzip":
+		return unpackGzip(r)
+	case "deflate":
+		z := flate.NewReader(r)
+		return z, func() { _ = z.Close() }, nil
+	}
+	return nil, nil, fault.New(fault.Invalid, "Content-Encoding %q not supported", encoding)
+}
+
+func unpackGzip(r io.Reader) (io.Reader, func(), error) {
+	z := gzipReaders.Get().(*gzip.Reader)
+	if err := z.Reset(r); err != nil {
+		gzipReaders.Put(z)
+		return nil, nil, fault.Wrap(fault.Invalid, err)
+	}
+	return z, func() { gzipReaders.Put(z) }, nil
+}
+
+// unpackOTLP undoes the encodings of /otlp/v1/logs.
+func unpackOTLP(r io.Reader, encoding string) (out io.Reader, release func(), err error) {
+	switch encoding {
+	case "":
+		return r, func() {}, nil
+	case "gzip":
+		return unpackGzip(r)
+	case "zstd":
+		z := zstdReaders.Get().(*zstd.Decoder)
+		if err := z.Reset(r); err != nil {
+			zstdReaders.Put(z)
+			return nil, nil, fault.Wrap(fault.Invalid, err)
+		}
+		return z, func() {
+			_ = z.Reset(bytes.NewReader(nil))
+			zstdReaders.Put(z)
+		}, nil
+	case "lz4":
+		return lz4.NewReader(r), func() {}, nil
+	}
+	return nil, nil, fault.New(fault.Invalid, "unsupported content encoding %s: only gzip, lz4 and zstd are supported", encoding)
+}
