@@ -70,7 +70,7 @@ func (b *block) Dead() model.Bitmap          { return nil }
 // Release gives the buffers back.
 func (b *block) Release() {
 	b.dropFrames()
-	b.frames, b.asked = nil, false
+	b.asked = false
 	if b.times != nil {
 		int64Pool.Put(b.times)
 	}
@@ -95,7 +95,7 @@ func (b *block) dropFrames() {
 	for _, p := range b.buffers {
 		bytePool.Put(p)
 	}
-	b.buffers = nil
+	b.buffers, b.frames = nil, nil
 }
 
 // The parts of a block in the order of the file: times, lengths, the metadata columns,
@@ -182,7 +182,7 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		b.buffers = append(b.buffers, buf)
 		if err := b.r.read(ctx, *buf, start, b.stats); err != nil {
 			b.dropFrames()
-			b.frames, b.asked = nil, false
+			b.asked = false
 			return nil, err
 		}
 		for _, p := range parts[:k] {

@@ -176,6 +176,15 @@ func (s *needleSet) size() int {
 	return n
 }
 
+// each calls f with every key.
+func (s *needleSet) each(f func(key uint32)) {
+	for i, w := range s.words {
+		for ; w != 0; w &= w - 1 {
+			f(uint32(i<<6 + bits.TrailingZeros64(w)))
+		}
+	}
+}
+
 // lineKeys returns the keys that every line containing text has, at most maxLookupKeys
 // different ones. No keys means that the index cannot tell.
 func lineKeys(text string) []uint32 {

@@ -74,12 +74,10 @@ func cellsOf(s *needleSet, bitsPerKey float64) cells {
 	width := int(math.Round(float64(n) * bitsPerKey / (1 << groupRowBits)))
 	width = max(1, min(maxWidth, width))
 	c := cells{width: width, bits: make([]uint64, (width<<groupRowBits+63)/64)}
-	for i, w := range s.words {
-		for ; w != 0; w &= w - 1 {
-			cell := cellOf(uint32(i<<6+bits.TrailingZeros64(w)), groupRowBits, width)
-			c.bits[cell>>6] |= 1 << (cell & 63)
-		}
-	}
+	s.each(func(key uint32) {
+		cell := cellOf(key, groupRowBits, width)
+		c.bits[cell>>6] |= 1 << (cell & 63)
+	})
 	clear(s.words[:])
 	return c
 }

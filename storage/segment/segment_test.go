@@ -238,6 +238,9 @@ func TestRoundTrip(t *testing.T) {
 		rng := rand.New(rand.NewPCG(seed, 1))
 		entries := randomEntries(rng, rng.IntN(3000))
 		data := write(t, randomOptions(rng), entries)
+		if _, err := Verify(t.Context(), &memory{data: data}); err != nil {
+			t.Fatalf("seed %d: %v", seed, err)
+		}
 		r := open(t, data)
 		got := selectRows(t, r, &model.Request{Range: allTime, Columns: allColumns})
 		if diff := cmp.Diff(unique(sorted(entries)), got); diff != "" {
