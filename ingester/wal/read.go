@@ -32,7 +32,7 @@ type Result struct {
 }
 
 const (
-	hintSalvage = "start once with -ingester.wal-salvage to keep every batch that is whole (the file is kept as *.damaged), or restore the file from a backup"
+	hintSalvage = "start once with -ingester.salvage to keep every batch that is whole (the file is kept as *.damaged), or restore the file from a backup"
 	hintVersion = "start the version of Skald that wrote it, let it shut down in good order, and upgrade then"
 )
 

@@ -1,0 +1,220 @@
+package ingester
+
+import (
+	"bytes"
+	"cmp"
+	"math"
+	"slices"
+
+	"github.com/cespare/xxhash/v2"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// allTime is every timestamp but the last nanosecond there is.
+var allTime = model.TimeRange{From: math.MinInt64, Through: math.MaxInt64}
+
+// sortedRows are rows of a snapshot sorted by (stream, time, arrival), each row once.
+type sortedRows struct {
+	snap *snapshot
+	refs []ref
+	// runs cover refs, one for each stream that has rows.
+	runs []model.Run
+}
+
+// sortedStreams returns the numbers of the snapshot's streams, sorted by labels. Streams
+// only ever come to a table, and most of them early, so the order is kept between calls.
+func (s *snapshot) sortedStreams() []uint32 {
+	var order []uint32
+	if p := s.table.order.Load(); p != nil {
+		order = *p
+	}
+	if len(order) > len(s.streams) { // a later snapshot's
+		kept := make([]uint32, 0, len(s.streams))
+		for _, id := range order {
+			if int(id) < len(s.streams) {
+				kept = append(kept, id)
+			}
+		}
+		return kept
+	}
+	if len(order) == len(s.streams) {
+		return order
+	}
+	order = slices.Grow(slices.Clone(order), len(s.streams)-len(order))
+	for id := len(order); id < len(s.streams); id++ {
+		order = append(order, uint32(id))
+	}
+	slices.SortFunc(order, func(a, b uint32) int { return labels.Compare(s.streams[a].labels, s.streams[b].labels) })
+	s.table.order.Store(&order)
+	return order
+}
+
+// match returns the streams that all matchers select, sorted by labels.
+func (s *snapshot) match(matchers []*labels.Matcher) []uint32 {
+	order := s.sortedStreams()
+	if len(matchers) == 0 {
+		return order
+	}
+	var selected []uint32
+	for _, id := range order {
+		if matchLabels(matchers, s.streams[id].labels) {
+			selected = append(selected, id)
+		}
+	}
+	return selected
+}
+
+func matchLabels(matchers []*labels.Matcher, ls labels.Labels) bool {
+	for _, m := range matchers {
+		if !m.Matches(ls.Get(m.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// sorted returns the rows of the selected streams in the time range.
+func (s *snapshot) sorted(selected []uint32, r model.TimeRange) sortedRows {
+	out := sortedRows{snap: s}
+	if len(selected) == 0 || s.rows == 0 {
+		return out
+	}
+	// Counting sort by the stream's place in the selection: count, then place.
+	place := make([]int32, len(s.streams)) // 1 + index into selected; 0 for not selected
+	for i, id := range selected {
+		place[id] = int32(i + 1)
+	}
+	ends := make([]int, len(selected)+1) // of stream i-1 after the second pass
+	total := 0
+	s.scan(place, r, func(p int32, _ ref) { ends[p-1]++; total++ })
+	at := 0
+	for i, n := range ends {
+		ends[i] = at
+		at += n
+	}
+	refs := make([]ref, total)
+	s.scan(place, r, func(p int32, row ref) { refs[ends[p-1]] = row; ends[p-1]++ })
+
+	out.refs = refs[:0]
+	from := 0
+	for i, id := range selected {
+		rows := refs[from:ends[i]]
+		from = ends[i]
+		if len(rows) == 0 {
+			continue
+		}
+		s.sortByTime(rows)
+		start := len(out.refs)
+		out.refs = append(out.refs, s.unique(rows)...) // moves rows down only
+		st := &s.streams[id]
+		out.runs = append(out.runs, model.Run{Labels: st.labels, Hash: st.hash, Start: start, End: len(out.refs)})
+	}
+	return out
+}
+
+// scan calls fn with every wanted row, in order of arrival.
+func (s *snapshot) scan(place []int32, r model.TimeRange, fn func(place int32, row ref)) {
+	all := r == allTime
+	for si, sl := range s.slabs {
+		n := s.count(si)
+		streams, times := sl.streams[:n], sl.times[:n]
+		base := ref(si) << slabRowBits
+		for i, id := range streams {
+			if p := place[id]; p != 0 && (all || r.Contains(times[i])) {
+				fn(p, base+ref(i))
+			}
+		}
+	}
+}
+
+// sortByTime sorts rows that are in order of arrival; rows of equal time keep it.
+func (s *snapshot) sortByTime(rows []ref) {
+	last, sorted := s.time(rows[0]), true
+	for _, r := range rows[1:] {
+		t := s.time(r)
+		if t < last {
+			sorted = false
+			break
+		}
+		last = t
+	}
+	if sorted {
+		return
+	}
+	slices.SortFunc(rows, func(a, b ref) int {
+		if c := cmp.Compare(s.time(a), s.time(b)); c != 0 {
+			return c
+		}
+		return cmp.Compare(a, b)
+	})
+}
+
+// unique removes rows that repeat an earlier one of the same time, and returns the rest.
+func (s *snapshot) unique(rows []ref) []ref {
+	kept := rows[:1]
+	group := 0 // where the rows of the current time begin in kept
+	var seen map[uint64][]ref
+	for _, r := range rows[1:] {
+		if s.time(r) != s.time(kept[group]) {
+			group, seen = len(kept), nil
+			kept = append(kept, r)
+			continue
+		}
+		// Most groups are tiny. In a large one (a clock that stands still) comparing all
+		// with all would take for ever, so rows are found by hash.
+		const small = 16
+		if seen == nil && len(kept)-group >= small {
+			seen = make(map[uint64][]ref)
+			for _, k := range kept[group:] {
+				h := s.hash(k)
+				seen[h] = append(seen[h], k)
+			}
+		}
+		if seen == nil {
+			if !s.anyEqual(kept[group:], r) {
+				kept = append(kept, r)
+			}
+			continue
+		}
+		if h := s.hash(r); !s.anyEqual(seen[h], r) {
+			seen[h] = append(seen[h], r)
+			kept = append(kept, r)
+		}
+	}
+	return kept
+}
+
+// anyEqual reports whether one of the candidates has the line and the metadata of r.
+// Metadata is encoded alike in the whole table, so its bytes compare.
+func (s *snapshot) anyEqual(candidates []ref, r ref) bool {
+	line, metadata := s.row(r)
+	for _, c := range candidates {
+		l, m := s.row(c)
+		if bytes.Equal(l, line) && bytes.Equal(m, metadata) {
+			return true
+		}
+	}
+	return false
+}
+
+var hashSeparator = []byte{0xff}
+
+// hash is model.RowHash, computed from the encoded row.
+func (s *snapshot) hash(r ref) uint64 {
+	line, metadata := s.row(r)
+	if len(metadata) == 0 {
+		return xxhash.Sum64(line)
+	}
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.Write(line)
+	eachMetadata(metadata, func(name uint32, value []byte) {
+		_, _ = d.Write(hashSeparator)
+		_, _ = d.WriteString(s.names[name])
+		_, _ = d.Write(hashSeparator)
+		_, _ = d.Write(value)
+	})
+	return d.Sum64()
+}
