@@ -1,0 +1,276 @@
+package engine
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"sync"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
+
+	skald "github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/scan"
+	"github.com/skaldlog/skald/logql/syntax"
+)
+
+// evaluation is the work on one metric query.
+type evaluation struct {
+	engine *Engine
+	src    scan.Selector
+	lim    Limits
+	p      Params
+	grid   scan.Grid
+	points int
+	stats  *skald.Stats
+	// root is set when every series of a range aggregation is a series of the result,
+	// so that a scan may fail as soon as there are too many.
+	root *syntax.RangeAgg
+	// sorted says that the query orders an instant vector by value somewhere.
+	sorted bool
+	// slots bounds the scans that run at a time.
+	slots chan struct{}
+	mu    struct {
+		sync.Mutex
+		// scans are shared by equal range aggregations, as in a/(a+b).
+		scans map[string]*scanned
+		warns []string
+	}
+}
+
+// scanned is a range aggregation being gathered, or gathered.
+type scanned struct {
+	done   chan struct{}
+	series []scan.Series
+	err    error
+}
+
+func newEvaluation(e *Engine, src scan.Selector, lim Limits, p Params, g scan.Grid, x syntax.MetricExpr) *evaluation {
+	ev := &evaluation{
+		engine: e, src: src, lim: lim, p: p, grid: g, points: g.Points(),
+		stats: &skald.Stats{}, slots: make(chan struct{}, e.opts.Concurrency),
+	}
+	ev.mu.scans = map[string]*scanned{}
+	syntax.Walk(x, func(n syntax.Expr) bool {
+		if a, ok := n.(*syntax.VectorAgg); ok && (a.Op == "sort" || a.Op == "sort_desc") {
+			ev.sorted = p.Instant
+		}
+		return true
+	})
+	switch x := x.(type) {
+	case *syntax.RangeAgg:
+		ev.root = x
+	case *syntax.VectorAgg:
+		ev.root, _ = pushed(x)
+	}
+	return ev
+}
+
+// pushed returns the range aggregation that a sum around it groups while rows are read.
+func pushed(x *syntax.VectorAgg) (*syntax.RangeAgg, bool) {
+	r, ok := x.Expr.(*syntax.RangeAgg)
+	if !ok || x.Op != "sum" || r.Grouping != nil {
+		return nil, false
+	}
+	switch r.Op {
+	case "count_over_time", "rate", "bytes_over_time", "bytes_rate", "sum_over_time":
+		return r, true
+	}
+	return nil, false
+}
+
+// eval evaluates any metric expression. Both sides of an operator run at once.
+func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, error) {
+	switch x := x.(type) {
+	case *syntax.Literal:
+		return vector{scalar: true, value: x.Value}, nil
+	case *syntax.VectorLiteral:
+		return vector{series: []scan.Series{ev.constant(x.Value)}}, nil
+	case *syntax.RangeAgg:
+		series, err := ev.scan(ctx, x, nil)
+		return vector{series: series}, err
+	case *syntax.VectorAgg:
+		return ev.aggregate(ctx, x)
+	case *syntax.LabelReplace:
+		v, err := ev.eval(ctx, x.Expr)
+		if err != nil {
+			return vector{}, err
+		}
+		v.series, err = labelReplace(x, v.series)
+		return v, err
+	case *syntax.BinOp:
+		var lhs, rhs vector
+		g, gctx := errgroup.WithContext(ctx)
+		g.Go(func() (err error) { lhs, err = ev.eval(gctx, x.LHS); return err })
+		g.Go(func() (err error) { rhs, err = ev.eval(gctx, x.RHS); return err })
+		if err := g.Wait(); err != nil {
+			return vector{}, err
+		}
+		return binary(x, lhs, rhs, ev.points)
+	case *syntax.Variants:
+		return ev.variants(ctx, x)
+	}
+	return vector{}, fmt.Errorf("evaluate: unexpected expression %T", x)
+}
+
+// constant is a series without labels that has the value at every step.
+func (ev *evaluation) constant(v float64) scan.Series {
+	s := newSeries(labels.EmptyLabels(), ev.points)
+	for i := range s.Values {
+		s.Values[i] = v
+		s.Present.Set(i)
+	}
+	return s
+}
+
+func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vector, error) {
+	if r, ok := pushed(x); ok {
+		g := x.Grouping
+		if g == nil {
+			g = &syntax.Grouping{}
+		}
+		series, err := ev.scan(ctx, r, g)
+		return vector{series: series}, err
+	}
+	v, err := ev.eval(ctx, x.Expr)
+	if err != nil {
+		return vector{}, err
+	}
+	if v.scalar {
+		return vector{}, fmt.Errorf("evaluate: %s of a number", x.Op)
+	}
+	switch x.Op {
+	case "sort", "sort_desc":
+		if ev.p.Instant {
+			v.series = slices.Clone(v.series)
+			sortByValue(v.series, x.Op == "sort_desc")
+		}
+	case "topk", "bottomk", "approx_topk":
+		if x.Param == nil {
+			return vector{}, fmt.Errorf("evaluate: %s without parameter", x.Op)
+		}
+		v.series = selectK(x.Op != "bottomk", int(*x.Param), x.Grouping, v.series, ev.points, ev.p.Instant)
+	default:
+		v.series, err = aggregate(x.Op, x.Grouping, v.series, ev.points)
+	}
+	return v, err
+}
+
+// scan gathers a range aggregation, once for all its occurrences in the query.
+func (ev *evaluation) scan(ctx context.Context, x *syntax.RangeAgg, g *syntax.Grouping) ([]scan.Series, error) {
+	key := x.String()
+	if g != nil {
+		key = fmt.Sprintf("%t %q %s", g.Without, g.Labels, key)
+	}
+	ev.mu.Lock()
+	s, found := ev.mu.scans[key]
+	if !found {
+		s = &scanned{done: make(chan struct{})}
+		ev.mu.scans[key] = s
+	}
+	ev.mu.Unlock()
+	if found {
+		select {
+		case <-s.done:
+			return s.series, s.err
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+	}
+	defer close(s.done)
+	select {
+	case ev.slots <- struct{}{}:
+	case <-ctx.Done():
+		s.err = ctx.Err()
+		return nil, s.err
+	}
+	defer func() { <-ev.slots }()
+	s.series, s.err = scan.Range(ctx, ev.src, x, ev.grid, scan.Options{
+		Workers: ev.engine.opts.Workers, MaxMemory: ev.engine.opts.MaxMemory,
+		SeriesLimited: x == ev.root && ev.lim.MaxSeries >= 0 && !ev.p.PartialSeries,
+		MaxSeries:     ev.lim.MaxSeries, Grouping: g, Stats: ev.stats, Warn: ev.warn,
+	})
+	sortByLabels(s.series)
+	return s.series, s.err
+}
+
+func (ev *evaluation) warn(text string) {
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	if !slices.Contains(ev.mu.warns, text) {
+		ev.mu.warns = append(ev.mu.warns, text)
+	}
+}
+
+func (ev *evaluation) warnings() []string {
+	ev.mu.Lock()
+	defer ev.mu.Unlock()
+	return ev.mu.warns
+}
+
+// variants evaluates every variant and numbers its series. A variant with too many
+// series is left out with a warning.
+func (ev *evaluation) variants(ctx context.Context, x *syntax.Variants) (vector, error) {
+	var out vector
+	for i, variant := range x.Exprs {
+		v, err := ev.eval(ctx, variant)
+		if err != nil {
+			return vector{}, err
+		}
+		if v.scalar {
+			v.series = []scan.Series{ev.constant(v.value)}
+		}
+		if ev.lim.MaxSeries >= 0 && len(v.series) > ev.lim.MaxSeries {
+			ev.warn(fmt.Sprintf("maximum of series (%d) reached for variant (%d)", ev.lim.MaxSeries, i))
+			continue
+		}
+		for _, s := range v.series {
+			s.Labels = labels.NewBuilder(s.Labels).Set("__variant__", strconv.Itoa(i)).Labels()
+			out.series = append(out.series, s)
+		}
+	}
+	return out, nil
+}
+
+// result turns the value of the whole expression into points, within the limit of series.
+func (ev *evaluation) result(series []scan.Series, x syntax.MetricExpr) ([]Series, error) {
+	series = compacted(slices.Clone(series))
+	if !ev.p.Instant {
+		all := newMerger(ev.points)
+		for _, s := range series {
+			all.add(s)
+		}
+		series = all.series
+	}
+	if !ev.sorted {
+		sortByLabels(series)
+	}
+	_, several := x.(*syntax.Variants)
+	if limit := ev.lim.MaxSeries; limit >= 0 && len(series) > limit && !several && !constant(x) {
+		if !ev.p.PartialSeries {
+			return nil, scan.SeriesLimitError(limit)
+		}
+		series = series[:limit]
+		ev.warn(fmt.Sprintf("maximum number of series (%d) reached for a single query; returning partial results", limit))
+	}
+	out := make([]Series, len(series))
+	for i, s := range series {
+		out[i] = Series{Labels: s.Labels, Points: make([]Point, 0, s.Present.Count())}
+		for p, v := range s.Values {
+			if s.Present.Has(p) {
+				out[i].Points = append(out[i].Points, Point{milliseconds(ev.grid.Time(p)), v})
+			}
+		}
+	}
+	return out, nil
+}
+
+// constant reports whether the expression is a bare number or vector(n).
+func constant(x syntax.MetricExpr) bool {
+	switch x.(type) {
+	case *syntax.Literal, *syntax.VectorLiteral:
+		return true
+	}
+	return false
+}

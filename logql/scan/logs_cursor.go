@@ -1,0 +1,252 @@
+package scan
+
+import (
+	"container/heap"
+	"context"
+	"sort"
+
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/pipeline"
+)
+
+// cursor walks the rows of one run that passed the leading filters, in the query's direction.
+type cursor struct {
+	reader  *blockReader
+	run     *model.Run
+	stream  *pipeline.StreamPipeline // bound when the first row is looked at
+	rows    []uint32                 // what is left, ascending
+	seq     uint64                   // of row 0 of the block
+	forward bool
+}
+
+// row is the next row.
+func (c *cursor) row() int {
+	if c.forward {
+		return int(c.rows[0])
+	}
+	return int(c.rows[len(c.rows)-1])
+}
+
+func (c *cursor) ts() int64 { return c.reader.times[c.row()] }
+
+// next drops the next row.
+func (c *cursor) next() {
+	if c.forward {
+		c.rows = c.rows[1:]
+	} else {
+		c.rows = c.rows[:len(c.rows)-1]
+	}
+}
+
+// skip drops the rows before ts, in the query's direction.
+func (c *cursor) skip(ts int64) {
+	times := c.reader.times
+	if c.forward {
+		c.rows = c.rows[sort.Search(len(c.rows), func(i int) bool { return times[c.rows[i]] >= ts }):]
+	} else {
+		c.rows = c.rows[:sort.Search(len(c.rows), func(i int) bool { return times[c.rows[i]] > ts })]
+	}
+}
+
+// cursors is a heap of cursors with the first row of all on top.
+type cursors struct{ heap []*cursor }
+
+func (h *cursors) Len() int { return len(h.heap) }
+func (h *cursors) Less(i, j int) bool {
+	a, b := h.heap[i], h.heap[j]
+	ta, tb := a.ts(), b.ts()
+	switch {
+	case ta != tb:
+		return (ta < tb) == a.forward
+	case a.run.Hash != b.run.Hash:
+		return a.run.Hash < b.run.Hash
+	}
+	return (a.seq+uint64(a.row()) < b.seq+uint64(b.row())) == a.forward
+}
+func (h *cursors) Swap(i, j int) { h.heap[i], h.heap[j] = h.heap[j], h.heap[i] }
+func (h *cursors) Push(x any)    { h.heap = append(h.heap, x.(*cursor)) }
+func (h *cursors) Pop() any {
+	last := h.heap[len(h.heap)-1]
+	h.heap = h.heap[:len(h.heap)-1]
+	return last
+}
+
+// fill puts the runs of a block into an empty heap.
+func (h *cursors) fill(r *blockReader, seq uint64, forward bool) {
+	h.heap = append(h.heap[:0], cursorsOf(r, seq, forward)...)
+	heap.Init(h)
+}
+
+// advance moves the top cursor to its next row.
+func (h *cursors) advance() {
+	c := h.heap[0]
+	c.next()
+	h.settle()
+}
+
+// settle restores the order after the top cursor has moved.
+func (h *cursors) settle() {
+	if len(h.heap[0].rows) == 0 {
+		heap.Pop(h)
+		return
+	}
+	heap.Fix(h, 0)
+}
+
+// cursorsOf divides the rows that passed among the runs of a block.
+func cursorsOf(r *blockReader, seq uint64, forward bool) []*cursor {
+	var out []*cursor
+	rest := r.passed
+	for i := range r.spans {
+		span := &r.spans[i]
+		n := sort.Search(len(rest), func(i int) bool { return int(rest[i]) >= span.End })
+		if n > 0 {
+			out = append(out, &cursor{reader: r, run: span, rows: rest[:n], seq: seq, forward: forward})
+		}
+		rest = rest[n:]
+	}
+	return out
+}
+
+// sparse finds the entries of a query with an interval. Which entries are kept depends
+// on all entries kept before, so rows are looked at strictly in order of time; but after
+// one was kept, everything closer than the interval is skipped without being looked at,
+// and blocks that lie in between are not opened.
+func (l *logScan) sparse(ctx context.Context, blocks []model.Block, pipe *pipeline.Pipeline) error {
+	s := &sparseScan{logWorker: logWorker{logScan: l, pipe: pipe}, blocks: blocks, open: map[*blockReader]*openBlock{}}
+	defer s.close()
+	s.from = l.q.Range.From
+	if !l.q.Forward {
+		s.from = l.q.Range.Through - 1
+	}
+	for n := 1; ; n++ {
+		if err := s.openBlocks(ctx); err != nil {
+			return err
+		}
+		if len(s.cursors.heap) == 0 {
+			return nil
+		}
+		if n%checkEvery == 0 && ctx.Err() != nil {
+			return ctx.Err()
+		}
+		c := s.cursors.heap[0]
+		if s.tooClose(c.ts()) {
+			c.skip(s.from)
+			s.settle(c)
+			continue
+		}
+		ts := c.ts()
+		passed, err := s.offer(c, c.row())
+		if err != nil {
+			return err
+		}
+		if passed {
+			l.stats.RowsMatched.Add(1)
+			if s.kept++; s.kept == l.q.Limit {
+				return nil
+			}
+			s.from = ts + int64(l.q.Interval)
+			if !l.q.Forward {
+				s.from = ts - int64(l.q.Interval)
+			}
+		}
+		c.next()
+		s.settle(c)
+	}
+}
+
+// sparseScan is the state of a scan with an interval. blocks are those not yet opened.
+type sparseScan struct {
+	logWorker
+	blocks []model.Block
+	seq    uint64
+	open   map[*blockReader]*openBlock
+	from   int64 // the first time that may be kept next
+	kept   int
+}
+
+// openBlock counts the cursors that still need a block.
+type openBlock struct {
+	block   model.Block
+	cursors int
+}
+
+// tooClose reports whether a time is nearer than the interval to what was kept last.
+func (s *sparseScan) tooClose(ts int64) bool {
+	if s.q.Forward {
+		return ts < s.from
+	}
+	return ts > s.from
+}
+
+// openBlocks opens the blocks that may hold rows before, or at the time of, the next one.
+func (s *sparseScan) openBlocks(ctx context.Context) error {
+	for len(s.blocks) > 0 {
+		b := s.blocks[0]
+		first, last := b.Bounds()
+		if len(s.cursors.heap) > 0 {
+			next := s.cursors.heap[0].ts()
+			if s.q.Forward && first > next || !s.q.Forward && last < next {
+				return nil
+			}
+		}
+		s.blocks = s.blocks[1:]
+		in := s.q.Range
+		if s.q.Forward {
+			in.From = max(in.From, s.from)
+		} else {
+			in.Through = min(in.Through, s.from+1)
+		}
+		err := s.openBlock(ctx, b, in, in.Overlaps(first, last))
+		s.seq += 1 << 32
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (s *sparseScan) openBlock(ctx context.Context, b model.Block, in model.TimeRange, overlaps bool) error {
+	s.reader = blockReader{}
+	if overlaps {
+		if err := s.load(ctx, b, in); err != nil {
+			b.Release()
+			return err
+		}
+	}
+	r := s.reader
+	list := cursorsOf(&r, s.seq, s.q.Forward)
+	if r.rows == 0 || len(list) == 0 {
+		b.Release()
+		return ctx.Err()
+	}
+	s.open[&r] = &openBlock{b, len(list)}
+	for _, c := range list {
+		heap.Push(&s.cursors, c)
+	}
+	return ctx.Err()
+}
+
+// settle puts the top cursor where it belongs and gives its block back when it was the last.
+func (s *sparseScan) settle(c *cursor) {
+	done := len(c.rows) == 0
+	s.cursors.settle()
+	if !done {
+		return
+	}
+	o := s.open[c.reader]
+	if o.cursors--; o.cursors == 0 {
+		delete(s.open, c.reader)
+		o.block.Release()
+	}
+}
+
+// close gives back what is still open or was never opened.
+func (s *sparseScan) close() {
+	for _, o := range s.open {
+		o.block.Release()
+	}
+	for _, b := range s.blocks {
+		b.Release()
+	}
+}

@@ -1,0 +1,135 @@
+package scan
+
+import (
+	"context"
+	"fmt"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/pipeline"
+)
+
+// filter applies the leading line filters to the whole block at once.
+func (r *blockReader) filter(p *pipeline.Pipeline) {
+	r.passed = p.FilterBatch(r.lines, r.offsets, r.wanted())
+}
+
+// eachRow calls f for every wanted row, or only for those that passed the filters.
+func (r *blockReader) eachRow(ctx context.Context, filtered bool, f func(span *model.Run, row int) error) error {
+	next, n := 0, 0
+	for i := range r.spans {
+		span := &r.spans[i]
+		for row := span.Start; row < span.End; row++ {
+			if filtered {
+				for next < len(r.passed) && int(r.passed[next]) < row {
+					next++
+				}
+				if next == len(r.passed) {
+					return nil
+				}
+				if row = int(r.passed[next]); row >= span.End {
+					break
+				}
+			} else if r.dead.Has(row) {
+				continue
+			}
+			if n++; n%checkEvery == 0 && ctx.Err() != nil {
+				return ctx.Err()
+			}
+			if err := f(span, row); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// process runs the whole pipeline over the block's rows and adds what is left.
+func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) error {
+	var (
+		r        = &w.reader
+		run      *model.Run
+		stream   *pipeline.StreamPipeline
+		matched  int64
+		bucket   = -1
+		from, to int64 // timestamps that bucket holds, as far as known
+	)
+	err := r.eachRow(ctx, filtered, func(span *model.Run, row int) error {
+		if span != run {
+			run, stream = span, w.pipe.ForStream(span.Labels, span.Hash)
+			from, to = 0, 0
+		}
+		ts := r.times[row]
+		line, lbs, ok := stream.ProcessRest(ts, r.line(row), r.metadata(row))
+		if !ok {
+			return nil
+		}
+		matched++
+		set := lbs.Group()
+		if set.Err != "" {
+			return &rowError{ts: ts, kind: set.Err, text: pipelineError(set.Err, set.Labels)}
+		}
+		if ts < from || ts >= to {
+			bucket, from, to = w.windows.bucket(ts), ts, w.windows.after(ts)
+		}
+		if bucket < 0 {
+			return nil
+		}
+		s := sample{value: lbs.Value(), ts: ts, seq: seq + uint64(row)}
+		if w.op.bytes() {
+			s.value = float64(len(line))
+		}
+		w.acc.add(w.series(set), bucket, s)
+		if matched%checkEvery == 0 {
+			return w.charge()
+		}
+		return nil
+	})
+	w.stats.RowsMatched.Add(matched)
+	return err
+}
+
+// series is the number of the series with the labels.
+func (w *rangeWorker) series(set *pipeline.Set) int {
+	if set.Slot == 0 {
+		set.Slot = int32(w.table.id(set.Hash, func() labels.Labels { return set.Labels })) + 1
+	}
+	return int(set.Slot) - 1
+}
+
+// pipelineError is the refusal of a metric query that meets a row with an error.
+func pipelineError(kind string, l labels.Labels) string {
+	return fmt.Sprintf("pipeline error: '%[1]s' for series: '%[2]s'.\n"+
+		"Use a label filter to intentionally skip this error. (e.g | __error__!=\"%[1]s\").\n"+
+		"To skip all potential errors you can match empty errors.(e.g __error__=\"\")\n"+
+		"The label filter can also be specified after unwrap. (e.g | unwrap latency | __error__=\"\" )\n", kind, l)
+}
+
+// explain turns a rowError into the refusal that the user sees. It names all labels of
+// the row, of which the scan may have read only some: so the row is looked at once more.
+func (s *rangeScan) explain(ctx context.Context, src Selector, err error) error {
+	failed, ok := err.(*rowError)
+	if !ok {
+		return err
+	}
+	if !s.needs.allLabels {
+		again := *s
+		again.req = &model.Request{
+			Matchers: s.req.Matchers, Range: model.TimeRange{From: failed.ts, Through: failed.ts + 1},
+			Columns: s.req.Columns, Stats: s.stats,
+		}
+		again.req.Columns.AllMetadata = true
+		again.needs.allLabels = true
+		again.opts = &Options{Workers: 1}
+		pipe, err := pipeline.New(s.agg.Range.Log.Stages, pipeline.Options{Sample: pipeline.SampleFor(s.agg, s.grouping)})
+		if err != nil {
+			return err
+		}
+		if _, err := again.gather(ctx, src, pipe); err != nil {
+			return err
+		}
+	}
+	return fault.New(fault.Invalid, "%s", failed.text)
+}
