@@ -102,7 +102,7 @@ func (s *needleSet) addLine(line []byte) {
 	last := undefined
 	for i, b := range line[5:] {
 		if i == gramWindow-1 {
-			n = 0 // what the first windows, not yet whole, gave
+			n, last = 0, undefined // forget what the first windows, not yet whole, gave
 		}
 		c := uint64(byteClass[b])
 		window = window>>8 | c<<56
