@@ -30,6 +30,8 @@ type Source struct {
 	// EnvPrefix turns on environment variables; a flag's variable is the prefix and the
 	// flag's name in upper case with every other character as _.
 	EnvPrefix string
+	// EnvNames gives single flags a variable of another name.
+	EnvNames map[string]string
 	// LookupEnv defaults to os.LookupEnv.
 	LookupEnv func(string) (string, bool)
 	// FileFlag is the flag that names the YAML file, "" for none.
@@ -139,20 +141,23 @@ func set(fs *flag.FlagSet, name, value string) error {
 	return nil
 }
 
-// EnvName returns the environment variable of a flag.
-func EnvName(prefix, flagName string) string {
-	return prefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flagName))
-}
-
 func (s Source) lookup(flagName string) (string, bool) {
-	if s.EnvPrefix == "" {
+	name := s.envName(flagName)
+	if name == "" {
 		return "", false
 	}
 	lookup := s.LookupEnv
 	if lookup == nil {
 		lookup = os.LookupEnv
 	}
-	return lookup(EnvName(s.EnvPrefix, flagName))
+	return lookup(name)
+}
+
+func (s Source) envName(flagName string) string {
+	if name := s.EnvNames[flagName]; name != "" || s.EnvPrefix == "" {
+		return name
+	}
+	return s.EnvPrefix + strings.ToUpper(strings.NewReplacer(".", "_", "-", "_").Replace(flagName))
 }
 
 func applyEnv(fs *flag.FlagSet, src Source, skip map[string]bool) (err error) {
@@ -165,7 +170,7 @@ func applyEnv(fs *flag.FlagSet, src Source, skip map[string]bool) (err error) {
 			return
 		}
 		if e := set(fs, f.Name, value); e != nil {
-			err = fmt.Errorf("environment variable %s: %w", EnvName(src.EnvPrefix, f.Name), e)
+			err = fmt.Errorf("environment variable %s: %w", src.envName(f.Name), e)
 		}
 	})
 	return err
@@ -323,7 +328,7 @@ func distance(a, b string) int {
 func IsHelp(err error) bool { return errors.Is(err, ErrHelp) }
 
 // WriteUsage prints every flag with its kind, default and environment variable.
-func WriteUsage(w io.Writer, fs *flag.FlagSet, envPrefix string) {
+func WriteUsage(w io.Writer, fs *flag.FlagSet, src Source) {
 	fs.VisitAll(func(f *flag.Flag) {
 		kind, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "  -%s", f.Name)
@@ -334,8 +339,8 @@ func WriteUsage(w io.Writer, fs *flag.FlagSet, envPrefix string) {
 		if f.DefValue != "" && f.DefValue != "false" && f.DefValue != "0" {
 			fmt.Fprintf(w, " (default %s)", f.DefValue)
 		}
-		if envPrefix != "" {
-			fmt.Fprintf(w, " [$%s]", EnvName(envPrefix, f.Name))
+		if env := src.envName(f.Name); env != "" {
+			fmt.Fprintf(w, " [$%s]", env)
 		}
 		fmt.Fprintln(w)
 	})

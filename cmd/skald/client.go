@@ -1,0 +1,163 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"golang.org/x/term"
+
+	"github.com/skaldlog/skald/internal/client"
+	"github.com/skaldlog/skald/internal/conf"
+)
+
+func clientCommands() []command {
+	return []command{
+		{"query", "LOGQL", "print log lines, or a metric's samples", runQuery},
+		{"instant-query", "LOGQL", "evaluate a metric query at one time", runInstantQuery},
+		{"tail", "LOGQL", "print lines as they arrive", runTail},
+		{"labels", "[LABEL]", "list label names, or a label's values", runLabels},
+		{"series", "SELECTOR", "list streams", runSeries},
+		{"stats", "SELECTOR", "count streams, blocks, entries and bytes", runStats},
+		{"fmt", "[LOGQL]", "pretty-print a query from the argument or standard input", runFmt},
+	}
+}
+
+// clientOptions are the flags that every client command has; names and meanings are logcli's.
+type clientOptions struct {
+	conn      client.Config
+	quiet     bool
+	stats     bool
+	output    string
+	timezone  string
+	timeStyle string
+	color     string
+	logLevel  string
+}
+
+func (o *clientOptions) register(fs *flag.FlagSet) {
+	o.conn.RegisterFlags(fs)
+	alias(fs, "quiet", "q", func(name string) {
+		fs.BoolVar(&o.quiet, name, false, "print results only: no label summaries, no hints")
+	})
+	fs.BoolVar(&o.stats, "stats", false, "print what the query cost, on standard error")
+	alias(fs, "output", "o", func(name string) {
+		fs.StringVar(&o.output, name, "default", "`mode`: default (time, labels, line), raw (the line alone) or jsonl")
+	})
+	alias(fs, "timezone", "z", func(name string) { fs.StringVar(&o.timezone, name, "Local", "`zone` of printed times: Local or UTC") })
+	fs.StringVar(&o.timeStyle, "output-timestamp-format", "rfc3339", "`style` of printed times: rfc3339, rfc3339nano, rfc822z, rfc1123z, stampmicro, stampmilli, stampnano or unixdate")
+	fs.StringVar(&o.color, "color", "auto", "`when` to colour: auto (on a terminal), always or never")
+	fs.StringVar(&o.logLevel, "log.level", "error", "accepted for logcli's sake; Skald's client logs nothing else")
+}
+
+func alias(_ *flag.FlagSet, long, short string, declare func(name string)) {
+	declare(long)
+	declare(short)
+}
+
+// clientCommand is what a client command needs once its flags are read.
+type clientCommand struct {
+	clientOptions
+	std    stdio
+	client *client.Client
+	out    printer
+	args   []string
+}
+
+// parseClient reads a client command's flags; done is true when help was printed. Its
+// arguments must number between minArgs and maxArgs.
+func parseClient(std stdio, name, usage string, args []string, minArgs, maxArgs int, register func(*flag.FlagSet)) (c *clientCommand, done bool, err error) {
+	c = &clientCommand{std: std}
+	fs := flag.NewFlagSet(name, flag.ContinueOnError)
+	c.register(fs)
+	if register != nil {
+		register(fs)
+	}
+	c.args, done, err = parseFlags(std, fs, args, conf.Source{EnvNames: client.EnvNames}, name+" "+usage)
+	if done || err != nil {
+		return nil, done, err
+	}
+	if len(c.args) < minArgs || len(c.args) > maxArgs {
+		return nil, false, badUsage("%s: expected %s, got %d arguments; quote the query so that the shell leaves it alone: skald %s '{app=\"x\"}'", name, usage, len(c.args), name)
+	}
+	c.conn.UserAgent = "skald/" + version
+	if c.client, err = client.New(c.conn); err != nil {
+		return nil, false, usageError{err}
+	}
+	if c.out, err = newPrinter(std.out, c.clientOptions); err != nil {
+		return nil, false, usageError{err}
+	}
+	return c, false, nil
+}
+
+// note prints something that is not a result, unless --quiet.
+func (c *clientCommand) note(format string, args ...any) {
+	if !c.quiet {
+		fmt.Fprintf(c.std.err, format+"\n", args...)
+	}
+}
+
+// explain turns the server's refusals into short errors.
+func explain(err error) error {
+	var status *client.StatusError
+	if errors.As(err, &status) && status.Status == 400 {
+		return errors.New(trimmed(status.Body))
+	}
+	return err
+}
+
+// timeRange is --since, --from and --to.
+type timeRange struct {
+	since    time.Duration
+	from, to string
+}
+
+func (r *timeRange) register(fs *flag.FlagSet) {
+	fs.DurationVar(&r.since, "since", time.Hour, "look back so far, when --from is not given")
+	fs.StringVar(&r.from, "from", "", "first `time`, inclusive, RFC3339 with a zone: 2021-01-19T10:00:00Z")
+	fs.StringVar(&r.to, "to", "", "last `time`, exclusive; now by default")
+}
+
+// bounds returns the range in nanoseconds since 1970.
+func (r *timeRange) bounds() (start, end int64, err error) {
+	end = time.Now().UnixNano()
+	if r.to != "" {
+		if end, err = parseTime("--to", r.to); err != nil {
+			return 0, 0, err
+		}
+	}
+	start = end - int64(r.since)
+	if r.from != "" {
+		if start, err = parseTime("--from", r.from); err != nil {
+			return 0, 0, err
+		}
+	}
+	if start > end {
+		return 0, 0, badUsage("--from %s is after --to %s", r.from, r.to)
+	}
+	return start, end, nil
+}
+
+func parseTime(flagName, text string) (int64, error) {
+	t, err := time.Parse(time.RFC3339Nano, text)
+	if err != nil {
+		return 0, badUsage("%s: unable to parse time %q: expected RFC3339 with a zone, such as 2021-01-19T10:00:00Z", flagName, text)
+	}
+	return t.UnixNano(), nil
+}
+
+func isTerminal(w io.Writer) bool {
+	f, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd()))
+}
+
+// warnAll prints the server's warnings.
+func (c *clientCommand) warnAll(_ context.Context, warnings []string) {
+	for _, w := range warnings {
+		fmt.Fprintf(c.std.err, "warning: %s\n", w)
+	}
+}

@@ -1,0 +1,143 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coder/websocket"
+)
+
+// Tail asks for entries as they arrive.
+type Tail struct {
+	Query    string
+	Limit    int
+	Start    int64         // ns; entries from here on are sent first
+	DelayFor time.Duration // wait for late entries, whole seconds
+}
+
+// TailFrame is one message of the server.
+type TailFrame struct {
+	Entries []Entry
+	// Dropped are entries that the server could not send because this client was too slow.
+	Dropped []Entry
+}
+
+// maxReconnects and the waits between them are logcli's.
+const maxReconnects = 5
+
+// Tail calls f for every frame until ctx ends or the server closes the connection. When the
+// connection breaks it reconnects, from the last entry on, and skips what it handed out.
+func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn func(string)) error {
+	var last []Entry // handed out, with the newest timestamp
+	for attempt := 0; ; {
+		err := c.tailOnce(ctx, t, func(frame TailFrame) error {
+			attempt = 0
+			if len(last) > 0 {
+				frame.Entries = without(frame.Entries, last)
+			}
+			for _, e := range frame.Entries {
+				if len(last) > 0 && e.Timestamp > last[0].Timestamp {
+					last = last[:0]
+				}
+				if len(last) == 0 || e.Timestamp == last[0].Timestamp {
+					last = append(last, e)
+				}
+			}
+			return f(frame)
+		})
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err == nil || !errors.Is(err, errBroken) || attempt >= maxReconnects:
+			return err
+		}
+		attempt++
+		warn(fmt.Sprintf("connection lost (%v); connecting again", err))
+		if sleep(ctx, min(time.Second<<(attempt-1), 10*time.Second)) != nil {
+			return nil
+		}
+		if len(last) > 0 {
+			t.Start = last[0].Timestamp
+		}
+	}
+}
+
+// errBroken marks connections that ended without a close frame and may be opened again.
+var errBroken = errors.New("connection broken")
+
+func (c *Client) tailOnce(ctx context.Context, t Tail, f func(TailFrame) error) error {
+	params := url.Values{"query": {t.Query}, "limit": {strconv.Itoa(t.Limit)}, "start": {strconv.FormatInt(t.Start, 10)}}
+	if t.DelayFor > 0 {
+		params.Set("delay_for", strconv.Itoa(int(t.DelayFor.Seconds())))
+	}
+	header, err := c.headers()
+	if err != nil {
+		return err
+	}
+	conn, res, err := websocket.Dial(ctx, c.URL("/loki/api/v1/tail", params), &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: header})
+	if err != nil {
+		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
+			body, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorBody))
+			return &StatusError{Status: res.StatusCode, Body: string(body)}
+		}
+		return fmt.Errorf("%w: %w", errBroken, c.unreachable(err))
+	}
+	conn.SetReadLimit(-1)
+	defer func() { _ = conn.Close(websocket.StatusNormalClosure, "") }()
+	for {
+		_, msg, err := conn.Read(ctx)
+		var closed websocket.CloseError
+		switch {
+		case errors.As(err, &closed) && closed.Code == websocket.StatusNormalClosure:
+			return nil
+		case errors.As(err, &closed):
+			return fmt.Errorf("the server ended the tail: %s", strings.TrimSpace(closed.Reason))
+		case err != nil:
+			return fmt.Errorf("%w: %w", errBroken, err)
+		}
+		frame, err := decodeFrame(msg)
+		if err != nil {
+			return err
+		}
+		if err := f(frame); err != nil {
+			return err
+		}
+	}
+}
+
+func decodeFrame(msg []byte) (TailFrame, error) {
+	var body struct {
+		Streams []streamJSON `json:"streams"`
+		Dropped []struct {
+			Timestamp string            `json:"timestamp"`
+			Labels    map[string]string `json:"labels"`
+		} `json:"dropped_entries"`
+	}
+	if err := json.Unmarshal(msg, &body); err != nil {
+		return TailFrame{}, fmt.Errorf("tail frame: %w", err)
+	}
+	var frame TailFrame
+	for _, s := range body.Streams {
+		entries, err := s.entries()
+		if err != nil {
+			return TailFrame{}, err
+		}
+		frame.Entries = append(frame.Entries, entries...)
+	}
+	for _, d := range body.Dropped {
+		ns, err := strconv.ParseInt(d.Timestamp, 10, 64)
+		if err != nil {
+			return TailFrame{}, fmt.Errorf("dropped entry in a tail frame: %w", err)
+		}
+		frame.Dropped = append(frame.Dropped, Entry{Timestamp: ns, Labels: d.Labels})
+	}
+	return frame, nil
+}

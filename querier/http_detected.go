@@ -1,0 +1,373 @@
+package querier
+
+import (
+	"bytes"
+	"encoding/json"
+	"net/http"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/engine"
+	"github.com/skaldlog/skald/logql/pipeline"
+	"github.com/skaldlog/skald/logql/scan"
+	"github.com/skaldlog/skald/logql/syntax"
+)
+
+// serveDetectedLabels lists the labels worth exploring and how many values each has.
+func (q *Querier) serveDetectedLabels(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	start, end, err := p.orderedBounds()
+	if err != nil {
+		return err
+	}
+	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}}
+	if text := p.get("query"); text != "" {
+		if req.Matchers, err = syntax.ParseMatchers(text, false); err != nil {
+			return err
+		}
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return err
+	}
+	series, err := q.series(r.Context(), tenants, req)
+	if err != nil {
+		return err
+	}
+	values := map[string]map[string]bool{}
+	for _, s := range series {
+		s.Labels.Range(func(l labels.Label) {
+			if values[l.Name] == nil {
+				values[l.Name] = map[string]bool{}
+			}
+			values[l.Name][l.Value] = true
+		})
+	}
+	type detected struct {
+		Label       string `json:"label"`
+		Cardinality int    `json:"cardinality"`
+	}
+	var answer struct {
+		DetectedLabels []detected `json:"detectedLabels,omitempty"`
+	}
+	for name, set := range values {
+		if explorable(name, set) {
+			answer.DetectedLabels = append(answer.DetectedLabels, detected{name, len(set)})
+		}
+	}
+	slices.SortFunc(answer.DetectedLabels, func(a, b detected) int { return strings.Compare(a.Label, b.Label) })
+	return writeValue(w, answer)
+}
+
+var uuidText = regexp.MustCompile(`^(?i)[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$`)
+
+// explorable leaves out labels whose values are all numbers or UUIDs, for nobody browses
+// by those; flags of 0 and 1 stay, and so do the labels that say where something runs.
+func explorable(name string, values map[string]bool) bool {
+	switch name {
+	case "cluster", "namespace", "instance", "pod":
+		return true
+	}
+	flags := len(values) <= 2
+	for v := range values {
+		flags = flags && (v == "0" || v == "1")
+	}
+	if flags {
+		return true
+	}
+	for v := range values {
+		if _, err := strconv.ParseFloat(v, 64); err != nil && !uuidText.MatchString(v) {
+			return true
+		}
+	}
+	return false
+}
+
+// field is a field found in lines or metadata.
+type field struct {
+	Label       string   `json:"label"`
+	Type        string   `json:"type"`
+	Cardinality int      `json:"cardinality"`
+	Parsers     []string `json:"parsers"` // nil: structured metadata
+	JSONPath    []string `json:"jsonPath,omitempty"`
+
+	values map[string]bool
+	parsed bool
+}
+
+// serveDetectedFields inspects the newest lines of a query.
+func (q *Querier) serveDetectedFields(w http.ResponseWriter, r *http.Request) error {
+	fields, limit, err := q.detectFields(w, r)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Fields []*field `json:"fields,omitempty"`
+		Limit  int      `json:"limit,omitempty"`
+	}{}
+	for _, f := range fields {
+		f.Cardinality = len(f.values)
+		answer.Fields = append(answer.Fields, f)
+	}
+	slices.SortFunc(answer.Fields, func(a, b *field) int { return strings.Compare(a.Label, b.Label) })
+	answer.Fields = answer.Fields[:min(limit, len(answer.Fields))]
+	if len(answer.Fields) > 0 {
+		answer.Limit = limit
+	}
+	return writeValue(w, answer)
+}
+
+// serveDetectedFieldValues lists one field's values.
+func (q *Querier) serveDetectedFieldValues(w http.ResponseWriter, r *http.Request) error {
+	fields, limit, err := q.detectFields(w, r)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Values []string `json:"values,omitempty"`
+		Limit  int      `json:"limit,omitempty"`
+	}{}
+	if f := fields[r.PathValue("name")]; f != nil {
+		for v := range f.values {
+			answer.Values = append(answer.Values, v)
+		}
+	}
+	slices.Sort(answer.Values)
+	answer.Values = slices.Compact(answer.Values)
+	answer.Values = answer.Values[:min(limit, len(answer.Values))]
+	if len(answer.Values) > 0 {
+		answer.Limit = limit
+	}
+	return writeValue(w, answer)
+}
+
+const (
+	defaultFieldLimit = 1000
+	defaultLineLimit  = 100
+)
+
+func (q *Querier) detectFields(w http.ResponseWriter, r *http.Request) (map[string]*field, int, error) {
+	p, err := readParams(w, r)
+	if err != nil {
+		return nil, 0, err
+	}
+	e := engine.Params{Query: p.get("query")}
+	if e.Start, e.End, err = p.orderedBounds(); err != nil {
+		return nil, 0, err
+	}
+	if e.Limit, err = p.limit("line_limit", defaultLineLimit); err != nil {
+		return nil, 0, err
+	}
+	limitName := "limit"
+	if p.get(limitName) == "" && p.get("field_limit") != "" {
+		limitName = "field_limit"
+	}
+	limit, err := p.limit(limitName, defaultFieldLimit)
+	if err != nil {
+		return nil, 0, err
+	}
+	if e.Step, err = p.step(e.Start, e.End); err != nil {
+		return nil, 0, err
+	}
+	expr, err := syntax.ParseLog(e.Query)
+	if err != nil {
+		return nil, 0, err
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return nil, 0, err
+	}
+	leave, err := q.admit(r.Context())
+	if err != nil {
+		return nil, 0, err
+	}
+	defer leave()
+	result, err := q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(q.limitsFor(tenants), false), e, expr)
+	if err != nil {
+		return nil, 0, err
+	}
+	d, err := newDetector()
+	if err != nil {
+		return nil, 0, err
+	}
+	for i := range result.Streams {
+		d.inspect(&result.Streams[i])
+	}
+	return d.fields, limit, nil
+}
+
+// detector collects fields. Lines are parsed by the same stages that a query would use, so
+// that the names found are the names that work in a query.
+type detector struct {
+	fields       map[string]*field
+	json, logfmt *pipeline.Pipeline
+}
+
+func newDetector() (*detector, error) {
+	j, err := pipeline.New([]syntax.Stage{&syntax.JSONStage{}}, pipeline.Options{})
+	if err != nil {
+		return nil, err
+	}
+	l, err := pipeline.New([]syntax.Stage{&syntax.LogfmtStage{}}, pipeline.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return &detector{fields: map[string]*field{}, json: j, logfmt: l}, nil
+}
+
+func (d *detector) inspect(s *scan.Stream) {
+	base := s.StreamLabels
+	hash := base.Hash()
+	for i := range s.Entries {
+		e := &s.Entries[i]
+		e.Metadata.Range(func(l labels.Label) { d.add(l.Name, l.Value, "", nil) })
+		e.Parsed.Range(func(l labels.Label) {
+			if !isErrorLabel(l.Name) {
+				d.add(l.Name, l.Value, "query", nil)
+			}
+		})
+		d.parse(base, hash, e)
+	}
+}
+
+func isErrorLabel(name string) bool {
+	return name == "__error__" || name == "__error_details__"
+}
+
+// parse tries the line as JSON and, if that fails, as logfmt.
+func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) {
+	parser, paths := "json", map[string][]string(nil)
+	_, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, pairs(e.Metadata))
+	if ok && ls.Err() == "" {
+		paths = jsonPaths(e.Line)
+	} else {
+		parser = "logfmt"
+		if _, ls, ok = d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, pairs(e.Metadata)); !ok {
+			return
+		}
+	}
+	ls.Parsed().Range(func(l labels.Label) {
+		if isErrorLabel(l.Name) {
+			return
+		}
+		path := paths[l.Name]
+		if path == nil {
+			path = paths[strings.TrimSuffix(l.Name, "_extracted")]
+		}
+		d.add(l.Name, l.Value, parser, path)
+	})
+}
+
+// add records a value. parser is "" for structured metadata and "query" for a label that
+// the query itself set.
+func (d *detector) add(name, value, parser string, path []string) {
+	f := d.fields[name]
+	if f == nil {
+		f = &field{Label: name, values: map[string]bool{}}
+		d.fields[name] = f
+	}
+	f.Type = typeOf(value)
+	if parser != "" {
+		f.parsed = true
+		if f.Parsers == nil {
+			f.Parsers = []string{}
+		}
+		if parser != "query" && !slices.Contains(f.Parsers, parser) {
+			f.Parsers = append(f.Parsers, parser)
+		}
+		value = humanSize(value)
+	}
+	if len(path) > 0 {
+		f.JSONPath = path
+	}
+	f.values[value] = true
+}
+
+// typeOf names the first type that a value can be read as.
+func typeOf(v string) string {
+	if _, err := strconv.ParseInt(v, 10, 64); err == nil {
+		return "int"
+	}
+	if _, err := strconv.ParseFloat(v, 64); err == nil {
+		return "float"
+	}
+	if _, err := strconv.ParseBool(v); err == nil {
+		return "boolean"
+	}
+	if _, err := time.ParseDuration(v); err == nil {
+		return "duration"
+	}
+	if _, err := humanize.ParseBytes(v); err == nil {
+		return "bytes"
+	}
+	return "string"
+}
+
+var sizeUnit = regexp.MustCompile(`(?i)(b|kb|mb|gb|tb|pb|eb|kib|mib|gib|tib|pib|eib)$`)
+
+// humanSize prints sizes in one form, so that 1024KB and 1.0MB are one value.
+func humanSize(v string) string {
+	if !sizeUnit.MatchString(v) {
+		return v
+	}
+	n, err := humanize.ParseBytes(v)
+	if err != nil {
+		return v
+	}
+	return strings.ReplaceAll(humanize.Bytes(n), " ", "")
+}
+
+// jsonPaths maps the names that the json stage gives to the paths of keys they come from.
+func jsonPaths(line []byte) map[string][]string {
+	var tree map[string]any
+	dec := json.NewDecoder(bytes.NewReader(line))
+	if dec.Decode(&tree) != nil {
+		return nil
+	}
+	paths := map[string][]string{}
+	collectPaths(paths, "", nil, tree)
+	return paths
+}
+
+func collectPaths(paths map[string][]string, prefix string, keys []string, tree map[string]any) {
+	for key, v := range tree {
+		name := prefix + sanitize(key, prefix == "")
+		path := append(slices.Clip(keys), key)
+		if sub, ok := v.(map[string]any); ok {
+			collectPaths(paths, name+"_", path, sub)
+			continue
+		}
+		if _, taken := paths[name]; !taken {
+			paths[name] = path
+		}
+	}
+}
+
+// sanitize turns a key into (a part of) a label name as the json stage does.
+func sanitize(key string, first bool) string {
+	out := strings.Map(func(r rune) rune {
+		if r == '_' || r >= '0' && r <= '9' || r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' {
+			return r
+		}
+		return '_'
+	}, strings.TrimSpace(key))
+	if first && out != "" && out[0] >= '0' && out[0] <= '9' {
+		return "_" + out
+	}
+	return out
+}
+
+func writeValue(w http.ResponseWriter, v any) error {
+	return json.NewEncoder(setJSON(w)).Encode(v)
+}

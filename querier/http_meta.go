@@ -1,0 +1,277 @@
+package querier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"runtime"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/syntax"
+)
+
+// series lists the streams that match, over all sources and tenants, each once and sorted.
+// Counts are sums over sources, so replicas count more than once; exact counts come from
+// a query.
+func (q *Querier) series(ctx context.Context, tenants []model.Tenant, req *model.Request) ([]model.Series, error) {
+	wanted, inner := tenants, req
+	if len(tenants) > 1 {
+		wanted, inner = splitTenantMatchers(tenants, req)
+	}
+	lists := make([][]model.Series, len(wanted)*len(q.sources))
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxTenantsAtOnce)
+	for i, tenant := range wanted {
+		for j, src := range q.sources {
+			g.Go(func() error {
+				list, err := src.Series(ctx, tenant, inner)
+				if len(tenants) > 1 {
+					for k := range list {
+						list[k].Labels = withTenant(list[k].Labels, tenant)
+					}
+				}
+				lists[i*len(q.sources)+j] = list
+				return err
+			})
+		}
+	}
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
+	return mergeSeries(lists), nil
+}
+
+func mergeSeries(lists [][]model.Series) []model.Series {
+	all := slices.Concat(lists...)
+	sort.SliceStable(all, func(i, j int) bool { return labels.Compare(all[i].Labels, all[j].Labels) < 0 })
+	merged := all[:0]
+	for _, s := range all {
+		if n := len(merged); n > 0 && labels.Equal(merged[n-1].Labels, s.Labels) {
+			m := &merged[n-1]
+			m.Entries += s.Entries
+			m.Bytes += s.Bytes
+			m.Blocks += s.Blocks
+			m.First, m.Last = min(m.First, s.First), max(m.Last, s.Last)
+			continue
+		}
+		merged = append(merged, s)
+	}
+	return merged
+}
+
+// metaRequest reads the parameters that label endpoints share. An empty range still sees
+// the streams of that moment, because Grafana's log context asks with start = end.
+func (q *Querier) metaRequest(w http.ResponseWriter, r *http.Request) ([]model.Tenant, *model.Request, error) {
+	p, err := readParams(w, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	start, end, err := p.bounds()
+	if err != nil {
+		return nil, nil, err
+	}
+	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}}
+	if text := p.get("query"); text != "" {
+		if req.Matchers, err = syntax.ParseMatchers(text, false); err != nil {
+			return nil, nil, err
+		}
+	}
+	tenants, err := server.TenantsOf(r)
+	return tenants, req, err
+}
+
+func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
+	tenants, req, err := q.metaRequest(w, r)
+	if err != nil {
+		return err
+	}
+	series, err := q.series(r.Context(), tenants, req)
+	if err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	for _, s := range series {
+		s.Labels.Range(func(l labels.Label) { names[l.Name] = true })
+	}
+	return writeStrings(w, names)
+}
+
+func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
+	tenants, req, err := q.metaRequest(w, r)
+	if err != nil {
+		return err
+	}
+	series, err := q.series(r.Context(), tenants, req)
+	if err != nil {
+		return err
+	}
+	name := r.PathValue("name")
+	values := map[string]bool{}
+	for _, s := range series {
+		if v := s.Labels.Get(name); v != "" {
+			values[v] = true
+		}
+	}
+	return writeStrings(w, values)
+}
+
+// writeStrings writes a sorted list; an empty one is left out of the answer.
+func writeStrings(w http.ResponseWriter, set map[string]bool) error {
+	list := make([]string, 0, len(set))
+	for s := range set {
+		list = append(list, s)
+	}
+	slices.Sort(list)
+	b := []byte(`{"status":"success"`)
+	if len(list) > 0 {
+		b = append(b, `,"data":`...)
+		b = appendStringList(b, list)
+	}
+	return writeJSON(w, append(b, "}\n"...))
+}
+
+func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	start, end, err := p.bounds()
+	if err != nil {
+		return err
+	}
+	groups, err := matcherGroups(slices.Concat(r.Form["match"], r.Form["match[]"]))
+	if err != nil {
+		return err
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return err
+	}
+	var lists [][]model.Series
+	for _, matchers := range groups {
+		list, err := q.series(r.Context(), tenants, &model.Request{
+			Matchers: matchers, Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{},
+		})
+		if err != nil {
+			return err
+		}
+		lists = append(lists, list)
+	}
+	b := []byte(`{"status":"success","data":[`)
+	for i, s := range mergeSeries(lists) {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = appendLabels(b, s.Labels)
+	}
+	return writeJSON(w, append(b, "]}\n"...))
+}
+
+// matcherGroups parses the selectors of a series request. None, or {} alone, is all series.
+func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
+	if len(selectors) == 0 || len(selectors) == 1 && strings.ReplaceAll(selectors[0], " ", "") == "{}" {
+		return [][]*labels.Matcher{nil}, nil
+	}
+	groups := make([][]*labels.Matcher, len(selectors))
+	for i, text := range selectors {
+		if strings.ReplaceAll(text, " ", "") == "{}" {
+			return nil, fault.New(fault.Invalid, "0 matchers in group: %s", text)
+		}
+		var err error
+		if groups[i], err = syntax.ParseMatchers(text, false); err != nil {
+			return nil, err
+		}
+	}
+	return groups, nil
+}
+
+func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	start, end, err := p.orderedBounds()
+	if err != nil {
+		return err
+	}
+	matchers, err := syntax.ParseMatchers(p.get("query"), false)
+	if err != nil {
+		return err
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return err
+	}
+	list, err := q.series(r.Context(), tenants, &model.Request{
+		Matchers: matchers, Range: model.TimeRange{From: start, Through: end}, Stats: &model.Stats{},
+	})
+	if err != nil {
+		return err
+	}
+	var blocks, bytes, entries int64
+	streams := 0
+	for _, s := range list {
+		if s.Entries == 0 {
+			continue
+		}
+		streams++
+		blocks += s.Blocks
+		bytes += s.Bytes
+		entries += s.Entries
+	}
+	return writeJSON(w, fmt.Appendf(nil, `{"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", streams, blocks, bytes, entries))
+}
+
+// serveFormat pretty-prints a query. Its errors are JSON, unlike those of all other endpoints.
+func (q *Querier) serveFormat(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	answer := struct {
+		Status string `json:"status"`
+		Data   string `json:"data,omitempty"`
+		Error  string `json:"error,omitempty"`
+	}{Status: "success"}
+	expr, err := syntax.Parse(p.get("query"))
+	w.Header().Set("Content-Type", "application/json; charset=utf-8")
+	if err != nil {
+		answer.Status, answer.Error = "invalid-query", err.Error()
+		w.WriteHeader(http.StatusBadRequest)
+	} else {
+		answer.Data = expr.Pretty(0)
+	}
+	_ = json.NewEncoder(w).Encode(answer) // the client may have gone
+	return nil
+}
+
+// Build describes the running program to clients that ask.
+var Build = struct{ Version, Revision, Branch, User, Date string }{Version: "3.7.6"}
+
+// serveBuildInfo names the version of Loki whose behaviour is served, because clients
+// switch features on by it; Skald's own version is beside it.
+func serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
+	_ = json.NewEncoder(setJSON(w)).Encode(map[string]string{
+		"version": "3.7.6", "skaldVersion": Build.Version, "revision": Build.Revision, "branch": Build.Branch,
+		"buildUser": Build.User, "buildDate": Build.Date, "goVersion": runtime.Version(),
+	})
+}
+
+func setJSON(w http.ResponseWriter) http.ResponseWriter {
+	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
+	return w
+}
+
+func writeJSON(w http.ResponseWriter, body []byte) error {
+	_, _ = setJSON(w).Write(body) // an error means that the client has gone
+	return nil
+}

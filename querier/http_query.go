@@ -1,0 +1,294 @@
+package querier
+
+import (
+	"cmp"
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/engine"
+	"github.com/skaldlog/skald/logql/scan"
+	"github.com/skaldlog/skald/logql/syntax"
+)
+
+// serveRange answers /loki/api/v1/query_range.
+func (q *Querier) serveRange(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	e := engine.Params{Query: p.get("query"), PartialSeries: fromDrilldown(r)}
+	if e.Start, e.End, err = p.orderedBounds(); err != nil {
+		return err
+	}
+	if e.Limit, err = p.limit("limit", defaultLimit); err != nil {
+		return err
+	}
+	if e.Forward, err = p.forward(); err != nil {
+		return err
+	}
+	if e.Step, err = p.step(e.Start, e.End); err != nil {
+		return err
+	}
+	if e.Interval, err = p.interval(); err != nil {
+		return err
+	}
+	return q.serveQuery(w, r, e)
+}
+
+// serveInstant answers /loki/api/v1/query.
+func (q *Querier) serveInstant(w http.ResponseWriter, r *http.Request) error {
+	p, err := readParams(w, r)
+	if err != nil {
+		return err
+	}
+	e := engine.Params{Query: p.get("query"), Instant: true, PartialSeries: fromDrilldown(r)}
+	if e.End, err = p.time("time", p.now.UnixNano()); err != nil {
+		return fault.Wrap(fault.Invalid, err)
+	}
+	e.Start = e.End
+	if e.Limit, err = p.limit("limit", defaultLimit); err != nil {
+		return err
+	}
+	if e.Forward, err = p.forward(); err != nil {
+		return err
+	}
+	return q.serveQuery(w, r, e)
+}
+
+func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Params) error {
+	expr, err := syntax.Parse(p.Query)
+	if err != nil {
+		return err
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return err
+	}
+	lim := q.limitsFor(tenants)
+	if err := checkQuery(expr, p, lim); err != nil {
+		return err
+	}
+	if clampLookback(&p, lim, time.Now()) || hidden(expr, r) {
+		return writeJSON(w, appendResult(nil, &engine.Result{Type: resultType(expr, p.Instant), Stats: &model.Stats{}}, encoding{}))
+	}
+	leave, err := q.admit(r.Context())
+	if err != nil {
+		return err
+	}
+	defer leave()
+	start := time.Now()
+	result, err := q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(lim, p.Instant), p, expr)
+	if err != nil {
+		return err
+	}
+	took := time.Since(start)
+	q.count(result, took)
+	o := encoding{forward: p.Forward, took: took}
+	o.flags, o.categorize = encodingFlags(r)
+	return writeJSON(w, appendResult(nil, result, o))
+}
+
+func (q *Querier) count(result *engine.Result, took time.Duration) {
+	q.metrics.queries.WithLabelValues(result.Type).Observe(took.Seconds())
+	if s := result.Stats; s != nil {
+		q.metrics.rows.Add(float64(s.RowsScanned.Load()))
+		q.metrics.bytes.Add(float64(s.BytesScanned.Load()))
+		q.metrics.fetched.Add(float64(s.BytesFetched.Load()))
+		q.metrics.doubled.Add(float64(s.RowsDuplicate.Load()))
+	}
+}
+
+// engineLimits are the tenant's limits that the engine obeys.
+func (q *Querier) engineLimits(lim *limits.Limits, instant bool) engine.Limits {
+	e := engine.Limits{
+		MaxSeries: lim.MaxQuerySeries, MaxEntries: lim.MaxEntriesLimitPerQuery,
+		MaxRange: lim.MaxQueryRange.Duration(), Timeout: lim.QueryTimeout.Duration(),
+		Variants: lim.EnableMultiVariantQueries,
+	}
+	if !instant {
+		e.MaxLength, e.MaxResolution = lim.MaxQueryLength.Duration(), maxResolution
+	}
+	return e
+}
+
+// clampLookback moves the start to what max_query_lookback allows; true means that
+// nothing of the range is left.
+func clampLookback(p *engine.Params, lim *limits.Limits, now time.Time) (empty bool) {
+	lookback := lim.MaxQueryLookback.Duration()
+	if lookback <= 0 {
+		return false
+	}
+	oldest := now.Add(-lookback).UnixNano()
+	if p.End < oldest {
+		return true
+	}
+	p.Start = max(p.Start, oldest)
+	return false
+}
+
+// resultType is the type of an empty answer.
+func resultType(expr syntax.Expr, instant bool) string {
+	switch _, log := expr.(*syntax.LogExpr); {
+	case log:
+		return "streams"
+	case instant:
+		return "vector"
+	}
+	return "matrix"
+}
+
+// encoding says how an answer is printed.
+type encoding struct {
+	flags               []string // echoed
+	categorize, forward bool
+	took                time.Duration
+}
+
+// appendResult appends a whole answer.
+func appendResult(b []byte, res *engine.Result, o encoding) []byte {
+	b = append(b, `{"status":"success",`...)
+	if len(res.Warnings) > 0 {
+		b = append(b, `"warnings":`...)
+		b = appendStringList(b, res.Warnings)
+		b = append(b, ',')
+	}
+	b = append(b, `"data":{"resultType":"`...)
+	b = append(b, res.Type...)
+	b = append(b, `",`...)
+	if len(o.flags) > 0 {
+		b = append(b, `"encodingFlags":`...)
+		b = appendStringList(b, o.flags)
+		b = append(b, ',')
+	}
+	b = append(b, `"result":`...)
+	switch res.Type {
+	case "streams":
+		b = appendStreams(b, res.Streams, o.forward, o.categorize)
+	case "scalar":
+		b = appendPoint(b, res.Scalar)
+	default:
+		b = appendSeries(b, res.Series, res.Type == "vector")
+	}
+	b = append(b, `,"stats":`...)
+	b = appendStats(b, res, o.took)
+	b = append(b, "}}"...)
+	if res.Type == "streams" {
+		b = append(b, '\n')
+	}
+	return b
+}
+
+func appendStreams(b []byte, streams []scan.Stream, forward, categorize bool) []byte {
+	if categorize {
+		streams = byStreamLabels(streams, forward)
+	}
+	b = append(b, '[')
+	for i := range streams {
+		s := &streams[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"stream":`...)
+		b = appendLabels(b, s.Labels)
+		b = append(b, `,"values":[`...)
+		for j := range s.Entries {
+			e := &s.Entries[j]
+			if j > 0 {
+				b = append(b, ',')
+			}
+			b = appendEntry(b, e.Timestamp, e.Line, e.Metadata, e.Parsed, categorize)
+		}
+		b = append(b, "]}"...)
+	}
+	return append(b, ']')
+}
+
+// byStreamLabels puts together the streams that differ in metadata or parsed labels only.
+func byStreamLabels(streams []scan.Stream, forward bool) []scan.Stream {
+	var out []scan.Stream
+	at := map[string]int{}
+	for _, s := range streams {
+		ls := s.StreamLabels.WithoutEmpty()
+		key := ls.String()
+		i, ok := at[key]
+		if !ok {
+			at[key] = len(out)
+			out = append(out, scan.Stream{Labels: ls, Entries: slices.Clip(s.Entries)})
+			continue
+		}
+		out[i].Entries = append(out[i].Entries, s.Entries...)
+	}
+	for _, s := range out {
+		slices.SortStableFunc(s.Entries, func(a, b scan.Entry) int {
+			if forward {
+				return cmp.Compare(a.Timestamp, b.Timestamp)
+			}
+			return cmp.Compare(b.Timestamp, a.Timestamp)
+		})
+	}
+	return out
+}
+
+func appendEntry(b []byte, ts int64, line []byte, metadata, parsed labels.Labels, categorize bool) []byte {
+	b = append(b, `["`...)
+	b = strconv.AppendInt(b, ts, 10)
+	b = append(b, `",`...)
+	b = appendLine(b, line)
+	if categorize {
+		b = append(b, ",{"...)
+		if !metadata.IsEmpty() {
+			b = append(b, `"structuredMetadata":`...)
+			b = appendLabels(b, metadata)
+		}
+		if !parsed.IsEmpty() {
+			if !metadata.IsEmpty() {
+				b = append(b, ',')
+			}
+			b = append(b, `"parsed":`...)
+			b = appendLabels(b, parsed)
+		}
+		b = append(b, '}')
+	}
+	return append(b, ']')
+}
+
+func appendSeries(b []byte, series []engine.Series, vector bool) []byte {
+	b = append(b, '[')
+	for i := range series {
+		s := &series[i]
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, `{"metric":`...)
+		b = appendLabels(b, s.Labels)
+		if vector {
+			b = append(b, `,"value":`...)
+			b = append(appendPoint(b, s.Points[0]), '}')
+			continue
+		}
+		b = append(b, `,"values":[`...)
+		for j, p := range s.Points {
+			if j > 0 {
+				b = append(b, ',')
+			}
+			b = appendPoint(b, p)
+		}
+		b = append(b, "]}"...)
+	}
+	return append(b, ']')
+}
+
+func appendPoint(b []byte, p engine.Point) []byte {
+	b = append(b, '[')
+	b = appendMillis(b, p.T)
+	b = append(b, ',')
+	return append(appendValue(b, p.V), ']')
+}

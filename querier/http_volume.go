@@ -1,0 +1,223 @@
+package querier
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"slices"
+	"sort"
+	"strings"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/engine"
+	"github.com/skaldlog/skald/logql/syntax"
+)
+
+// volumeRequest asks for bytes by label set, or by label name.
+type volumeRequest struct {
+	tenants    []model.Tenant
+	matchers   []*labels.Matcher
+	start, end int64
+	step       time.Duration
+	limit      int
+	maxSeries  int
+	targets    []string
+	byName     bool
+}
+
+func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool) (v volumeRequest, err error) {
+	p, err := readParams(w, r)
+	if err != nil {
+		return v, err
+	}
+	if v.tenants, err = server.TenantsOf(r); err != nil {
+		return v, err
+	}
+	lim := q.limitsFor(v.tenants)
+	if !lim.VolumeEnabled {
+		return v, fault.New(fault.NotFound, "not found")
+	}
+	v.maxSeries = lim.VolumeMaxSeries
+	if v.start, v.end, err = p.orderedBounds(); err != nil {
+		return v, err
+	}
+	if v.limit, err = p.volumeLimit(); err != nil {
+		return v, err
+	}
+	if ranged {
+		if v.step, err = p.step(v.start, v.end); err != nil {
+			return v, err
+		}
+	}
+	if text := p.get("targetLabels"); text != "" {
+		v.targets = strings.Split(text, ",")
+	}
+	switch p.get("aggregateBy") {
+	case "", "series":
+	case "labels":
+		v.byName = true
+	default:
+		return v, fault.New(fault.Invalid, "invalid aggregation option")
+	}
+	v.matchers, err = syntax.ParseMatchers(p.get("query"), true)
+	return v, err
+}
+
+// volumeLimit is limit, where 0 means the default.
+func (p params) volumeLimit() (int, error) {
+	if p.get("limit") == "0" {
+		return defaultLimit, nil
+	}
+	return p.limit("limit", defaultLimit)
+}
+
+// volumes sums the bytes of [from, through) by what the request groups by.
+func (q *Querier) volumes(ctx context.Context, v volumeRequest, from, through int64) (map[string]*volume, error) {
+	matchers := v.matchers
+	for _, t := range v.targets {
+		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return m.Name == t }) && !v.byName {
+			matchers = append(slices.Clip(matchers), labels.MustNewMatcher(labels.MatchRegexp, t, ".+"))
+		}
+	}
+	series, err := q.series(ctx, v.tenants, &model.Request{
+		Matchers: matchers, Range: model.TimeRange{From: from, Through: through}, Stats: &model.Stats{},
+	})
+	if err != nil {
+		return nil, err
+	}
+	sums := map[string]*volume{}
+	for _, s := range series {
+		if s.Bytes == 0 {
+			continue
+		}
+		for _, ls := range v.group(s.Labels) {
+			key := ls.String()
+			if sums[key] == nil {
+				sums[key] = &volume{name: key, labels: ls}
+			}
+			sums[key].bytes += s.Bytes
+		}
+	}
+	if v.maxSeries > 0 && len(sums) > v.maxSeries {
+		return nil, fault.New(fault.Invalid, "the query hit the max number of series limit (limit: %d series)", v.maxSeries)
+	}
+	return sums, nil
+}
+
+type volume struct {
+	name   string
+	labels labels.Labels
+	bytes  int64
+}
+
+// group returns the label sets under which a stream is counted.
+func (v volumeRequest) group(ls labels.Labels) []labels.Labels {
+	wanted := v.targets
+	if v.byName {
+		var sets []labels.Labels
+		ls.Range(func(l labels.Label) {
+			if len(wanted) == 0 || slices.Contains(wanted, l.Name) {
+				sets = append(sets, labels.FromStrings(l.Name, ""))
+			}
+		})
+		return sets
+	}
+	if len(wanted) == 0 {
+		for _, m := range v.matchers {
+			wanted = append(wanted, m.Name)
+		}
+	}
+	if len(wanted) == 0 {
+		return []labels.Labels{ls}
+	}
+	return []labels.Labels{labels.NewBuilder(ls).Keep(wanted...).Labels()}
+}
+
+// largest returns the largest volumes, up to limit.
+func largest(sums map[string]*volume, limit int) []*volume {
+	list := make([]*volume, 0, len(sums))
+	for _, v := range sums {
+		list = append(list, v)
+	}
+	sort.Slice(list, func(i, j int) bool {
+		return list[i].bytes > list[j].bytes || list[i].bytes == list[j].bytes && list[i].name < list[j].name
+	})
+	return list[:min(len(list), limit)]
+}
+
+func (q *Querier) serveVolume(w http.ResponseWriter, r *http.Request) error {
+	v, err := q.readVolume(w, r, false)
+	if err != nil {
+		return err
+	}
+	sums, err := q.volumes(r.Context(), v, v.start, v.end)
+	if err != nil {
+		return err
+	}
+	res := &engine.Result{Type: "vector"}
+	for _, s := range largest(sums, v.limit) {
+		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: []engine.Point{{T: v.end / int64(time.Millisecond), V: float64(s.bytes)}}})
+	}
+	return writeJSON(w, appendResult(nil, res, encoding{}))
+}
+
+// serveVolumeRange sums by buckets of a step. A bucket is named by its end; interior ends
+// are a millisecond earlier, so that they do not belong to two buckets.
+func (q *Querier) serveVolumeRange(w http.ResponseWriter, r *http.Request) error {
+	v, err := q.readVolume(w, r, true)
+	if err != nil {
+		return err
+	}
+	total := map[string]*volume{}
+	points := map[string][]engine.Point{}
+	step := int64(v.step)
+	for from := v.start; from < v.end; {
+		through := min(v.end, (from/step+1)*step)
+		sums, err := q.volumes(r.Context(), v, from, through)
+		if err != nil {
+			return err
+		}
+		t := through / int64(time.Millisecond)
+		if through < v.end {
+			t--
+		}
+		for key, s := range sums {
+			points[key] = append(points[key], engine.Point{T: t, V: float64(s.bytes)})
+			if total[key] == nil {
+				total[key] = &volume{name: s.name, labels: s.labels}
+			}
+			total[key].bytes += s.bytes
+		}
+		from = through
+	}
+	res := &engine.Result{Type: "vector"}
+	for _, s := range largest(total, v.limit) {
+		if len(points[s.name]) > 1 {
+			res.Type = "matrix"
+		}
+		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: points[s.name]})
+	}
+	return writeJSON(w, appendResult(nil, res, encoding{}))
+}
+
+// serveDrilldownLimits tells Logs Drilldown what it may ask for. It always wants a tenant.
+func (q *Querier) serveDrilldownLimits(w http.ResponseWriter, r *http.Request) error {
+	if r.Header.Get(server.TenantHeader) == "" {
+		return fault.New(fault.Unauthenticated, "no org id")
+	}
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return err
+	}
+	text, err := json.Marshal(q.limitsFor(tenants).Drilldown())
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, fmt.Appendf(nil, `{"limits":%s,"pattern_ingester_enabled":false,"version":"3.7.6"}`+"\n", text))
+}

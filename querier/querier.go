@@ -1,0 +1,184 @@
+// Package querier is the read side: Loki's HTTP API over LogQL, over everything that is
+// stored. It gathers blocks from the ingesters (memory and local segments) and from the
+// object store, sees to it that each row counts once, has logql/engine evaluate, and
+// prints answers byte for byte as Loki's clients expect them.
+//
+// The journey of an answer: http_query.go reads the request, select.go gathers blocks,
+// dedupe.go marks rows that stand twice, the engine scans, encode.go prints. tail.go
+// joins history and live entries without a gap.
+package querier
+
+import (
+	"context"
+	"flag"
+	"log/slog"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/engine"
+)
+
+// Config says how much work the querier takes on.
+type Config struct {
+	// MaxConcurrent is the number of queries evaluated at a time; others wait their turn.
+	MaxConcurrent int
+	// MaxMemory bounds what one query may hold in partial results, in bytes.
+	MaxMemory int64
+	// TailMaxDuration ends live tails that are older.
+	TailMaxDuration time.Duration
+}
+
+// RegisterFlags declares the settings with their defaults.
+func (c *Config) RegisterFlags(fs *flag.FlagSet) {
+	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait")
+	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
+	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
+}
+
+// Tailer yields acknowledged entries as they arrive. An ingester is one.
+type Tailer interface {
+	Tail(ctx context.Context, tenant model.Tenant, matchers []*labels.Matcher) (Tail, error)
+}
+
+// Tail is one subscription. The receiver must Close it.
+type Tail interface {
+	// Next waits for entries. dropped are those that did not fit the subscription's buffer.
+	Next(ctx context.Context) (streams []model.Stream, dropped []Dropped, err error)
+	Close()
+}
+
+// Dropped is an entry that a slow tail missed.
+type Dropped struct {
+	Timestamp int64
+	Labels    labels.Labels
+}
+
+// Querier answers queries. It is safe for concurrent use.
+type Querier struct {
+	cfg     Config
+	sources []Source
+	tailer  Tailer
+	engine  *engine.Engine
+	limits  limits.Source
+	logger  *slog.Logger
+	slots   chan struct{}
+	tails   tailCount
+	metrics metrics
+}
+
+type metrics struct {
+	queries  *prometheus.HistogramVec
+	waiting  prometheus.Gauge
+	tails    prometheus.Gauge
+	rows     prometheus.Counter
+	bytes    prometheus.Counter
+	fetched  prometheus.Counter
+	doubled  prometheus.Counter
+	tailDrop prometheus.Counter
+}
+
+// New returns a querier over the sources, which are asked in order: ingesters before the
+// object store.
+func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg prometheus.Registerer, logger *slog.Logger) *Querier {
+	q := &Querier{
+		cfg: cfg, sources: sources, tailer: tailer, limits: lim, logger: logger,
+		engine: engine.New(engine.Options{MaxMemory: cfg.MaxMemory}),
+		slots:  make(chan struct{}, max(1, cfg.MaxConcurrent)),
+	}
+	q.tails.mu.open = map[model.Tenant]int{}
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: "skald_querier_" + name, Help: help})
+	}
+	q.metrics = metrics{
+		queries: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "skald_querier_query_seconds", Help: "Time to answer queries, by kind.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
+		}, []string{"kind"}),
+		waiting:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "skald_querier_waiting_queries", Help: "Queries waiting for their turn."}),
+		tails:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "skald_querier_tails", Help: "Live tails that are open."}),
+		rows:     counter("rows_scanned_total", "Rows looked at by queries."),
+		bytes:    counter("bytes_scanned_total", "Line bytes looked at by queries."),
+		fetched:  counter("bytes_fetched_total", "Bytes that queries read from disk or the object store."),
+		doubled:  counter("rows_duplicate_total", "Rows left out of answers because another replica or segment holds them."),
+		tailDrop: counter("tail_dropped_total", "Entries that slow tails missed."),
+	}
+	reg.MustRegister(q.metrics.queries, q.metrics.waiting, q.metrics.tails, q.metrics.rows, q.metrics.bytes, q.metrics.fetched, q.metrics.doubled, q.metrics.tailDrop)
+	return q
+}
+
+// Router is where the querier puts its endpoints; internal/server is one.
+type Router interface {
+	Handle(pattern string, h http.Handler, methods ...string)
+}
+
+// Register adds every endpoint of the read API.
+func (q *Querier) Register(r Router) {
+	get := []string{http.MethodGet, http.MethodHead}
+	both := []string{http.MethodGet, http.MethodHead, http.MethodPost}
+	api := func(path string, h func(http.ResponseWriter, *http.Request) error) {
+		handler := compress(q.answer(h))
+		r.Handle("/loki/api/v1/"+path, handler, both...)
+	}
+	api("query", q.serveInstant)
+	api("query_range", q.serveRange)
+	api("labels", q.serveLabels)
+	api("label", q.serveLabels)
+	api("label/{name}/values", q.serveValues)
+	api("series", q.serveSeries)
+	api("index/stats", q.serveStats)
+	api("index/volume", q.serveVolume)
+	api("index/volume_range", q.serveVolumeRange)
+	api("detected_labels", q.serveDetectedLabels)
+	api("detected_fields", q.serveDetectedFields)
+	api("detected_field/{name}/values", q.serveDetectedFieldValues)
+	api("format_query", q.serveFormat)
+	r.Handle("/loki/api/v1/tail", q.answer(q.serveTail), both...)
+	r.Handle("/loki/api/v1/status/buildinfo", http.HandlerFunc(serveBuildInfo), get...)
+	r.Handle("/loki/api/v1/drilldown-limits", q.answer(q.serveDrilldownLimits), get...)
+}
+
+// admit waits for a slot and returns the function that frees it.
+func (q *Querier) admit(ctx context.Context) (func(), error) {
+	select {
+	case q.slots <- struct{}{}:
+	default:
+		q.metrics.waiting.Inc()
+		defer q.metrics.waiting.Dec()
+		select {
+		case q.slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil, fault.New(fault.Canceled, "the request was cancelled by the client")
+		}
+	}
+	return func() { <-q.slots }, nil
+}
+
+// limitsFor returns the limits of a request, the tightest when it names several tenants.
+func (q *Querier) limitsFor(tenants []model.Tenant) *limits.Limits {
+	if len(tenants) == 1 {
+		return q.limits.For(tenants[0])
+	}
+	all := make([]*limits.Limits, len(tenants))
+	for i, t := range tenants {
+		all[i] = q.limits.For(t)
+	}
+	return limits.Tightest(all...)
+}
+
+// fromDrilldown reports whether the Logs Drilldown app asks: it gets partial results where
+// others get an error.
+func fromDrilldown(r *http.Request) bool {
+	for _, tag := range strings.Split(r.Header.Get("X-Query-Tags"), ",") {
+		name, value, _ := strings.Cut(strings.TrimSpace(tag), "=")
+		if strings.EqualFold(name, "source") && value == "grafana-lokiexplore-app" {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,106 @@
+package querier
+
+import (
+	"context"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// Source is a place that holds rows: an ingester, or the object store.
+type Source interface {
+	Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error)
+	Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error)
+}
+
+// Select gathers the blocks of every source and marks the rows that stand twice, so that
+// each row of the answer is live exactly once. The rows came here from the ingester's
+// memory and local segments and from the object store; they go on to the LogQL engine.
+//
+// Sources are asked in order, ingesters first: a segment that moves from an ingester to
+// the object store meanwhile is then seen twice rather than not at all.
+func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error) {
+	all := &model.Selection{}
+	for _, src := range q.sources {
+		sel, err := src.Select(ctx, tenant, req)
+		if err != nil {
+			all.Release()
+			return nil, err
+		}
+		all.Parts = append(all.Parts, sel.Parts...)
+		all.Warnings = append(all.Warnings, sel.Warnings...)
+	}
+	dropMerged(all)
+	if err := markDuplicates(ctx, all.Parts, req.Stats); err != nil {
+		all.Release()
+		return nil, err
+	}
+	return all, nil
+}
+
+// dropMerged removes each part that another part was merged from, and each second part of
+// one segment: an ingester's local file may be visible beside the object it became.
+func dropMerged(sel *model.Selection) {
+	merged := map[string]bool{}
+	for _, p := range sel.Parts {
+		for _, id := range p.MergedFrom {
+			merged[id] = true
+		}
+	}
+	kept := sel.Parts[:0]
+	for _, p := range sel.Parts {
+		if p.Segment == "" || !merged[p.Segment] {
+			kept = append(kept, p)
+			if p.Segment != "" {
+				merged[p.Segment] = true
+			}
+			continue
+		}
+		for _, b := range p.Blocks {
+			b.Release()
+		}
+	}
+	sel.Parts = kept
+}
+
+// boundSelector is a Querier for the tenants of one request; it is what the engine reads.
+type boundSelector struct {
+	q       *Querier
+	tenants []model.Tenant
+}
+
+// Select answers for one tenant, or for several with the label __tenant_id__ added.
+func (s boundSelector) Select(ctx context.Context, req *model.Request) (*model.Selection, error) {
+	if len(s.tenants) == 1 {
+		return s.q.Select(ctx, s.tenants[0], req)
+	}
+	wanted, inner := splitTenantMatchers(s.tenants, req)
+	selections := make([]*model.Selection, len(wanted))
+	g, gctx := errgroup.WithContext(ctx)
+	g.SetLimit(maxTenantsAtOnce)
+	for i, tenant := range wanted {
+		g.Go(func() (err error) {
+			selections[i], err = s.q.Select(gctx, tenant, inner)
+			return err
+		})
+	}
+	all := &model.Selection{}
+	err := g.Wait()
+	for i, sel := range selections {
+		if sel == nil {
+			continue
+		}
+		labelTenant(sel, wanted[i])
+		all.Parts = append(all.Parts, sel.Parts...)
+		all.Warnings = append(all.Warnings, sel.Warnings...)
+	}
+	if err != nil {
+		all.Release()
+		return nil, err
+	}
+	return all, nil
+}
+
+// maxTenantsAtOnce bounds how many tenants of one query are read in parallel.
+const maxTenantsAtOnce = 4
