@@ -10,7 +10,6 @@ import (
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/internal/flight"
 	"github.com/skaldlog/skald/storage/internal/lru"
 )
@@ -124,40 +123,28 @@ func NewCache(next Store, cfg CacheConfig, reg prometheus.Registerer, logger *sl
 	return c, nil
 }
 
-type statsKey struct{}
-
-// WithStats makes the reads under the returned context count in stats as cache hits and
-// misses. A nil stats changes nothing.
-func WithStats(ctx context.Context, stats *model.Stats) context.Context {
-	if stats == nil {
-		return ctx
-	}
-	return context.WithValue(ctx, statsKey{}, stats)
-}
-
 // ReadAt implements Store.
 func (c *Cache) ReadAt(ctx context.Context, key Key, p []byte, off int64) error {
+	_, err := c.ReadCached(ctx, key, p, off)
+	return err
+}
+
+// ReadCached is ReadAt, and says whether the bytes cost no request of the caller's to the
+// store below.
+func (c *Cache) ReadCached(ctx context.Context, key Key, p []byte, off int64) (hit bool, err error) {
 	if len(p) == 0 || len(p) > maxCachedRange || c.cacheable != nil && !c.cacheable(key) {
-		return c.Store.ReadAt(ctx, key, p, off)
+		return false, c.Store.ReadAt(ctx, key, p, off)
 	}
-	if err := ctx.Err(); err != nil {
-		return &Error{Op: "read", Store: c.String(), Key: string(key), Err: context.Cause(ctx)}
+	if ctx.Err() != nil {
+		return false, &Error{Op: "read", Store: c.String(), Key: string(key), Err: context.Cause(ctx)}
 	}
-	k := rangeKey{key, off, len(p)}
-	data, result, err := c.read(ctx, k)
+	data, result, err := c.read(ctx, rangeKey{key, off, len(p)})
 	if err != nil {
-		return err
+		return false, err
 	}
 	copy(p, data)
 	c.metrics.requests.WithLabelValues(result).Inc()
-	if stats, ok := ctx.Value(statsKey{}).(*model.Stats); ok {
-		if result == "miss" {
-			stats.CacheMisses.Add(1)
-		} else {
-			stats.CacheHits.Add(1)
-		}
-	}
-	return nil
+	return result != "miss", nil
 }
 
 func (c *Cache) read(ctx context.Context, k rangeKey) (data []byte, result string, err error) {
@@ -193,6 +180,9 @@ func (c *Cache) fetch(ctx context.Context, k rangeKey) (data []byte, result stri
 	}
 	return data, "miss", nil
 }
+
+// Remote is false: what costs a round trip below is at hand here.
+func (c *Cache) Remote() bool { return false }
 
 func (c *Cache) fromMemory(k rangeKey) ([]byte, bool) {
 	c.mu.Lock()

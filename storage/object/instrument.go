@@ -61,6 +61,8 @@ func Instrument(s Store, m *Metrics, logger *slog.Logger) Store {
 	return &instrumented{s, m, orDiscard(logger)}
 }
 
+func (i *instrumented) Remote() bool { return Remote(i.Store) }
+
 func result(err error) string {
 	switch {
 	case err == nil:

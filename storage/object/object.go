@@ -169,6 +169,13 @@ func IsTransient(err error) bool {
 	return errors.As(err, &e) && e.Transient
 }
 
+// Remote reports whether reads of a store travel over a network, so that a cache pays.
+// Wrappers answer for what they wrap.
+func Remote(s Store) bool {
+	r, ok := s.(interface{ Remote() bool })
+	return ok && r.Remote()
+}
+
 // ReadAll returns a whole object of at most max bytes; a larger one is an error, found
 // before anything is allocated for it. It is for small objects. A body that breaks off
 // while it is read is fetched again, up to three times.

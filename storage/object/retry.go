@@ -101,6 +101,8 @@ func orDiscard(logger *slog.Logger) *slog.Logger {
 	return logger
 }
 
+func (r *retrying) Remote() bool { return Remote(r.Store) }
+
 func (r *retrying) do(ctx context.Context, op, key string, fn func() error) error {
 	return retry(ctx, r.attempts, func(err error) {
 		r.metrics.retries.WithLabelValues(op).Inc()

@@ -34,6 +34,9 @@ func (s *S3) String() string {
 	return "s3://" + s.cfg.Bucket + "/" + s.cfg.Prefix
 }
 
+// Remote says that reads travel over a network; see the function Remote.
+func (s *S3) Remote() bool { return true }
+
 // deadline bounds one attempt at a request that carries size bytes, so that a server which
 // accepts a connection and falls silent costs a retry, not a query: half a minute, and the
 // time that 256 KiB a second would take.
