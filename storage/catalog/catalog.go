@@ -123,9 +123,16 @@ func New(store object.Store, cfg Config, reg prometheus.Registerer, logger *slog
 	return c
 }
 
-// Segments returns the tenant's segments whose rows may lie in r, sorted by key. The
-// caller must not modify it.
+// Segments returns the tenant's segments whose rows may lie in r, sorted by key.
 func (c *Catalog) Segments(ctx context.Context, tenant model.Tenant, r model.TimeRange) ([]Ref, error) {
+	refs, err := c.Around(ctx, tenant, r)
+	return slices.DeleteFunc(refs, func(ref Ref) bool { return !r.Overlaps(ref.Min, ref.Max) }), err
+}
+
+// Around returns all segments of the days in which r has timestamps, sorted by key, also
+// those without a row in r: a merged segment may hold fewer rows than its sources (their
+// retention has ended), and must still be known as the one that replaces them.
+func (c *Catalog) Around(ctx context.Context, tenant model.Tenant, r model.TimeRange) ([]Ref, error) {
 	if r.From >= r.Through {
 		return nil, nil
 	}
@@ -145,15 +152,7 @@ func (c *Catalog) Segments(ctx context.Context, tenant model.Tenant, r model.Tim
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var refs []Ref
-	for _, day := range perDay {
-		for _, ref := range day {
-			if r.Overlaps(ref.Min, ref.Max) {
-				refs = append(refs, ref)
-			}
-		}
-	}
-	return refs, nil
+	return slices.Concat(perDay...), nil
 }
 
 // daysOf returns the days in which r has timestamps, without those known not to exist

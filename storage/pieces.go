@@ -1,0 +1,167 @@
+package storage
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/oklog/ulid/v2"
+	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/storage/catalog"
+	"github.com/skaldlog/skald/storage/object"
+	"github.com/skaldlog/skald/storage/segment"
+)
+
+// piece is a listed segment and what a query gets from it.
+type piece struct {
+	ref    catalog.Ref
+	reader *segment.Reader // nil while not open, and when damaged
+	damage error           // corrupt or missing
+	part   model.Part
+	series []model.Series
+}
+
+type readFunc func(ctx context.Context, p *piece) error
+
+func (p *piece) missing() bool { return errors.Is(p.damage, object.ErrNotFound) }
+
+// openAll lists the segments of the request's days and opens those that may have rows in
+// its range, and the merged ones that may replace one of these.
+func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Request) ([]*piece, error) {
+	refs, err := r.catalog.Around(ctx, tenant, req.Range)
+	if err != nil {
+		return nil, kinded(err)
+	}
+	var inRange []catalog.Ref
+	for _, ref := range refs {
+		if req.Range.Overlaps(ref.Min, ref.Max) {
+			inRange = append(inRange, ref)
+		}
+	}
+	if req.Stats != nil {
+		req.Stats.SegmentsConsidered.Add(int64(len(refs)))
+		req.Stats.SegmentsPrunedTime.Add(int64(len(refs) - len(inRange)))
+	}
+	var pieces []*piece
+	for _, ref := range refs {
+		if req.Range.Overlaps(ref.Min, ref.Max) || mayReplace(ref, inRange) {
+			pieces = append(pieces, &piece{ref: ref})
+		}
+	}
+	err = r.each(ctx, pieces, func(ctx context.Context, p *piece) (err error) {
+		p.reader, err = r.open(accounted(ctx, req.Stats, true), p.ref)
+		return err
+	})
+	return pieces, err
+}
+
+// clockSkew is how far the clocks of two machines, and so the times in the ids of their
+// segments, may be apart.
+const clockSkew = time.Hour
+
+// mayReplace reports whether a segment outside a query's range can be merged from one
+// inside. It can when all rows that it would have there were dropped by a deletion or by
+// retention; the source, not yet deleted, must not bring them back. A merged segment has
+// a higher level than its sources and was made after them, so this is rarely true, and
+// queries over a short time do not open all of the day's segments.
+func mayReplace(ref catalog.Ref, inRange []catalog.Ref) bool {
+	for _, source := range inRange {
+		if source.Day == ref.Day && source.Level < ref.Level && idTime(source).Before(idTime(ref).Add(clockSkew)) {
+			return true
+		}
+	}
+	return false
+}
+
+// idTime is when a segment was made, by the clock of who made it.
+func idTime(ref catalog.Ref) time.Time {
+	id, err := ulid.ParseStrict(ref.ID)
+	if err != nil {
+		return time.Time{} // no Ref has such an id
+	}
+	return ulid.Time(id.Time())
+}
+
+// each runs fn for every segment that is not damaged, some at a time. Damage is noted with
+// its segment, since another may replace it; any other error ends the query.
+func (r *Reader) each(ctx context.Context, pieces []*piece, fn readFunc) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(r.cfg.Concurrency)
+	for _, p := range pieces {
+		if p.damage != nil {
+			continue
+		}
+		group.Go(func() error {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			err := fn(ctx, p)
+			if errors.Is(err, object.ErrNotFound) || fault.Of(err) == fault.Corrupt {
+				p.damage, p.reader, err = err, nil, nil
+			}
+			return err
+		})
+	}
+	return group.Wait()
+}
+
+// withoutReplaced leaves the segments with rows in the range that no open segment was
+// merged from. A damaged one that is replaced is no damage.
+func withoutReplaced(pieces []*piece, span model.TimeRange) []*piece {
+	replaced := make(map[string]bool)
+	for _, p := range pieces {
+		if p.reader == nil {
+			continue
+		}
+		for _, id := range p.reader.Info().MergedFrom {
+			if id != p.ref.ID { // whatever it says, it does not replace itself
+				replaced[id] = true
+			}
+		}
+	}
+	left := make([]*piece, 0, len(pieces))
+	for _, p := range pieces {
+		// Damage outside the range matters too: what it would have replaced is unknown.
+		if !replaced[p.ref.ID] && (span.Overlaps(p.ref.Min, p.ref.Max) || p.damage != nil) {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// mergeSeries merges sorted lists, halves first, so that each series is compared about
+// as often as the number of lists has binary digits.
+func mergeSeries(lists [][]model.Series) []model.Series {
+	switch len(lists) {
+	case 0:
+		return nil
+	case 1:
+		return lists[0]
+	}
+	half := len(lists) / 2
+	a, b := mergeSeries(lists[:half]), mergeSeries(lists[half:])
+	out := make([]model.Series, 0, max(len(a), len(b)))
+	for len(a) > 0 && len(b) > 0 {
+		switch c := labels.Compare(a[0].Labels, b[0].Labels); {
+		case c < 0:
+			out, a = append(out, a[0]), a[1:]
+		case c > 0:
+			out, b = append(out, b[0]), b[1:]
+		default:
+			out = append(out, model.Series{
+				Labels:  a[0].Labels,
+				Entries: a[0].Entries + b[0].Entries,
+				Bytes:   a[0].Bytes + b[0].Bytes,
+				Blocks:  a[0].Blocks + b[0].Blocks,
+				First:   min(a[0].First, b[0].First),
+				Last:    max(a[0].Last, b[0].Last),
+			})
+			a, b = a[1:], b[1:]
+		}
+	}
+	return append(append(out, a...), b...)
+}
