@@ -30,7 +30,7 @@ func (p *parser) binaryModifier(b *BinOp) {
 	b.Matching = m
 }
 
-// goTypes are the names under which messages speak of expressions that yield no samples.
+// typeInMessages is the name by which messages call an expression that yields no samples.
 func typeInMessages(e Expr) string {
 	switch e := e.(type) {
 	case *LogExpr:

@@ -326,9 +326,11 @@ func bytesText(b uint64) string {
 }
 
 // numberText writes a number without exponent. Infinity is written as a number too
-// large for a float.
+// large for a float, and zero without sign, since -0 is read as a duration.
 func numberText(v float64) string {
 	switch {
+	case v == 0:
+		return "0"
 	case math.IsInf(v, 1):
 		return "1e999"
 	case math.IsInf(v, -1):

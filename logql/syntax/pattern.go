@@ -97,7 +97,7 @@ func parsePattern(pattern string) ([]PatternPart, error) {
 	}
 	flush(len(pattern))
 	if len(parts) == 0 {
-		return nil, errors.New("syntax error: unexpected $end, expecting IDENTIFIER or LITERAL")
+		return nil, errors.New("parse error at line 1, col 1: syntax error: unexpected $end, expecting IDENTIFIER or LITERAL")
 	}
 	return parts, nil
 }

@@ -199,9 +199,12 @@ func (e *BinOp) printOperator(p *printer, sep string) {
 	}
 }
 
-// print writes the numbers that have no literal as operations that fold to them.
+// print writes the numbers that have no literal as operations that fold to them. Zero
+// has no sign, since -0 is read as a duration.
 func (e *Literal) print(p *printer) {
 	switch {
+	case e.Value == 0:
+		p.write("0")
 	case math.IsNaN(e.Value):
 		p.write("(0 / 0)")
 	case math.IsInf(e.Value, 1):
@@ -254,13 +257,11 @@ func stripSpace(s string) string {
 	}, s)
 }
 
-// durationText writes a duration without zero units where that is exact.
+// durationText writes a duration without zero units where that notation, which knows no
+// sign and nothing below a millisecond, can say it.
 func durationText(d time.Duration) string {
-	switch {
-	case d%time.Millisecond != 0:
+	if d < 0 || d%time.Millisecond != 0 {
 		return d.String()
-	case d < 0:
-		return "-" + model.Duration(-d).String()
 	}
 	return model.Duration(d).String()
 }
