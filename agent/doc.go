@@ -1,0 +1,22 @@
+// Package agent is the node agent: it follows log files, sends their lines through a
+// pipeline, and delivers them to one or more servers. It reads Promtail's configuration.
+//
+// What it promises: a line that was on disk is delivered at least once, whatever is killed,
+// and a repetition carries the same timestamp, so that a store of sets shows it once. The
+// position of a file is the end of what the server has acknowledged.
+//
+// # The journey of a line
+//
+//	agent/tail       finds the file, reads a buffer of whole lines, opens a span for it
+//	agent/stage      parses and relabels each line
+//	agent/deliver    gathers lines into batches, sends them until they are acknowledged
+//	agent/positions  moves the file's position over the spans that are acknowledged
+//
+// Each client of the configuration has a lane of its own: its own reading of the files, its
+// own pipelines, batches and positions. A server that is away therefore holds up nobody
+// else, and the files themselves are the buffer for it; the price, reading files once per
+// client, is paid from the page cache.
+//
+// Package cmd calls LoadConfig, New and Run. `skald up` builds a Config in code and passes
+// the server's Push instead of a URL.
+package agent

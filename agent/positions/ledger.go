@@ -1,0 +1,191 @@
+package positions
+
+import (
+	"slices"
+	"sync/atomic"
+)
+
+// ID is what the file system calls a file.
+type ID struct {
+	Dev uint64 `json:"dev"`
+	Ino uint64 `json:"ino"`
+}
+
+// Fingerprint is the XXH64 of the first Len bytes of a file. It tells apart two files that
+// got the same inode number one after the other, and a truncated file from the one before.
+type Fingerprint struct {
+	Len int    `json:"len"`
+	Sum uint64 `json:"sum,string"`
+}
+
+// Key names a log: the sequence of files that one path has named.
+type Key struct {
+	Client string `json:"client,omitempty"`
+	Job    string `json:"job"`
+	Path   string `json:"path"`
+}
+
+// Stamp records the times given to lines of a range that bring none.
+type Stamp struct {
+	From int64 `json:"from"`
+	To   int64 `json:"to"`
+	Base int64 `json:"base"`
+}
+
+// Record is what is stored about one generation.
+type Record struct {
+	Key
+	ID
+	N           uint64      `json:"n"`    // unique, and higher for later generations
+	Real        string      `json:"real"` // path without symbolic links, when last seen
+	Fingerprint Fingerprint `json:"fp"`
+	Offset      int64       `json:"offset"`
+	Modified    int64       `json:"modified"` // time of the last change that was seen, ns
+	// Finished says that the file is not read any more; its record stays while the file does,
+	// so that it is not mistaken for a new one.
+	Finished bool    `json:"finished,omitempty"`
+	Stamps   []Stamp `json:"stamps,omitempty"`
+}
+
+// Ledger accounts for one generation. Its fields are guarded by the store's mutex.
+type Ledger struct {
+	store     *Store
+	rec       Record
+	spans     []*Span // not yet passed, in order of the file
+	finishing bool
+	gone      bool
+}
+
+// Record returns the generation's state; Stamps are those that still matter.
+func (l *Ledger) Record() Record {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	return l.record()
+}
+
+func (l *Ledger) record() Record {
+	r := l.rec
+	r.Stamps = slices.Clone(l.rec.Stamps)
+	for _, s := range l.spans {
+		if s.stamped {
+			r.Stamps = append(r.Stamps, Stamp{s.from, s.to, s.base})
+		}
+	}
+	return r
+}
+
+// Update sets what was learned about the file. The offset and the stamps do not change.
+func (l *Ledger) Update(id ID, fp Fingerprint, realPath string, modified int64) {
+	s := l.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	same := l.rec.ID == id && l.rec.Fingerprint == fp && l.rec.Real == realPath
+	l.rec.ID, l.rec.Fingerprint, l.rec.Real, l.rec.Modified = id, fp, realPath, modified
+	if !same && !l.gone {
+		s.logRecord(l)
+	}
+}
+
+// Begin opens a span at from, held once by the caller, who must Seal and Release it.
+func (l *Ledger) Begin(from, base int64) *Span {
+	sp := &Span{ledger: l, from: from, to: from, base: base}
+	sp.refs.Store(1)
+	l.store.mu.Lock()
+	l.spans = append(l.spans, sp)
+	l.store.mu.Unlock()
+	return sp
+}
+
+// Finish says that no more spans will come. The record is kept until Forget or Purge.
+func (l *Ledger) Finish() {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	l.finishing = true
+	l.advance()
+}
+
+// Forget removes the record; its spans count no more.
+func (l *Ledger) Forget() {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	l.store.forget(l)
+}
+
+// advance moves the position over released spans.
+func (l *Ledger) advance() {
+	n := 0
+	for n < len(l.spans) && l.spans[n].released {
+		l.rec.Offset = l.spans[n].to
+		n++
+	}
+	if n > 0 {
+		l.spans = slices.Delete(l.spans, 0, n)
+		l.rec.Stamps = slices.DeleteFunc(l.rec.Stamps, func(s Stamp) bool { return s.To <= l.rec.Offset })
+		if !l.gone {
+			l.store.logf("p %d %d", l.rec.N, l.rec.Offset)
+		}
+	}
+	if l.finishing && len(l.spans) == 0 && !l.rec.Finished && !l.gone {
+		l.rec.Finished = true
+		l.store.logf("f %d", l.rec.N)
+	}
+}
+
+// compact joins released spans that wait behind one that is held for long, so that their
+// number stays small.
+func (l *Ledger) compact() {
+	out := l.spans[:0]
+	for _, s := range l.spans {
+		if k := len(out) - 1; k >= 0 && out[k].released && s.released && !out[k].stamped && !s.stamped {
+			out[k].to = s.to
+			continue
+		}
+		out = append(out, s)
+	}
+	clear(l.spans[len(out):])
+	l.spans = out
+}
+
+// Span is a range of a file's bytes on its way to the server.
+type Span struct {
+	ledger *Ledger
+	refs   atomic.Int32
+
+	from, to, base    int64 // guarded by the store's mutex, as are:
+	stamped, released bool
+}
+
+// Seal sets the end of the span. stamped says that the lines' times are of the reader's
+// making and must be remembered; they are, when the store's Flush returns.
+func (s *Span) Seal(to int64, stamped bool) {
+	st := s.ledger.store
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	s.to, s.stamped = to, stamped
+	if stamped && !s.ledger.gone {
+		st.logf("s %d %d %d %d", s.ledger.rec.N, s.from, to, s.base)
+	}
+}
+
+// Retain holds the position before the span once more.
+func (s *Span) Retain() { s.refs.Add(1) }
+
+// Release gives up one hold.
+func (s *Span) Release() {
+	if s.refs.Add(-1) != 0 {
+		return
+	}
+	st := s.ledger.store
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	s.released = true
+	l := s.ledger
+	if l.spans[0] == s {
+		l.advance()
+	} else if len(l.spans) > 256 && len(l.spans)%64 == 0 {
+		l.compact()
+	}
+}
+
+// Before reports whether both spans are of one generation and s does not stand after o.
+func (s *Span) Before(o *Span) bool { return s.ledger == o.ledger && s.from <= o.from }

@@ -1,0 +1,414 @@
+package positions
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Options say how a store behaves. The zero value works.
+type Options struct {
+	// Logger is told what went wrong with the files. Nil discards.
+	Logger *slog.Logger
+	// ReadOnly reads what is there and never writes.
+	ReadOnly bool
+	// Failed is called when the state could not be written. Nil ignores.
+	Failed func(error)
+}
+
+// Store holds all positions of an agent.
+type Store struct {
+	opts     Options
+	promtail string // the file named in the configuration
+	base     string // of our own files
+
+	// imported has what Promtail's file said; read-only after Open.
+	imported map[string]string
+
+	mu       sync.Mutex // guards all below, and the ledgers
+	ledgers  map[uint64]*Ledger
+	claimed  map[uint64]bool
+	cursors  map[string]string
+	next     uint64
+	pending  []byte // journal lines not yet written
+	changed  bool   // since the last snapshot
+	journalN uint64
+
+	file struct { // taken before mu when both are needed
+		sync.Mutex
+		f     *os.File
+		size  int64
+		dirty bool // the last write failed and may have left half a line
+		prevN uint64
+	}
+}
+
+// snapshot is the JSON body of a snapshot file.
+type snapshot struct {
+	Journal uint64            `json:"journal"` // first journal to apply
+	Next    uint64            `json:"next"`
+	Cursors map[string]string `json:"cursors,omitempty"`
+	Records []Record          `json:"records"`
+}
+
+// Open reads the state kept beside filename, the positions file of the configuration. When
+// there is none, Promtail's positions are taken over. A damaged snapshot is replaced by the
+// one before it, with a message; Open fails only when files cannot be read or created.
+func Open(filename string, opts Options) (*Store, error) {
+	if opts.Logger == nil {
+		opts.Logger = slog.New(slog.DiscardHandler)
+	}
+	if opts.Failed == nil {
+		opts.Failed = func(error) {}
+	}
+	s := &Store{
+		opts: opts, promtail: filename, next: 1,
+		base:    strings.TrimSuffix(strings.TrimSuffix(filename, ".yaml"), ".yml") + ".skald",
+		ledgers: map[uint64]*Ledger{}, claimed: map[uint64]bool{}, cursors: map[string]string{},
+	}
+	if !opts.ReadOnly {
+		if err := os.MkdirAll(filepath.Dir(filename), 0o755); err != nil {
+			return nil, fmt.Errorf("positions: %w", err)
+		}
+	}
+	found, err := s.load()
+	if err != nil {
+		return nil, fmt.Errorf("positions: %w", err)
+	}
+	if !found {
+		if err := s.importPromtail(); err != nil {
+			opts.Logger.Error("Promtail's positions cannot be read; all files are read from the start", "file", filename, "err", err)
+		}
+	}
+	if opts.ReadOnly {
+		return s, nil
+	}
+	if err := s.Save(); err != nil {
+		return nil, fmt.Errorf("positions: the directory of %s must be writable: %w", filename, err)
+	}
+	return s, nil
+}
+
+// Imported returns the offset that Promtail left for a path.
+func (s *Store) Imported(path string) (string, bool) {
+	v, ok := s.imported[path]
+	return v, ok
+}
+
+// Claim returns the ledgers stored for a log, oldest first. Each is given out once.
+func (s *Store) Claim(key Key) []*Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []*Ledger
+	for n, l := range s.ledgers {
+		if l.rec.Key == key && !s.claimed[n] {
+			s.claimed[n] = true
+			out = append(out, l)
+		}
+	}
+	slices.SortFunc(out, func(a, b *Ledger) int { return cmp.Compare(a.rec.N, b.rec.N) })
+	return out
+}
+
+// Find returns the records of a client's job for files with the given identity.
+func (s *Store) Find(client, job string, id ID) []Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Record
+	for _, l := range s.ledgers {
+		if l.rec.ID == id && l.rec.Client == client && l.rec.Job == job {
+			out = append(out, l.record())
+		}
+	}
+	return out
+}
+
+// Records returns all records of a client, oldest first.
+func (s *Store) Records(client string) []Record {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []Record
+	for _, n := range slices.Sorted(maps.Keys(s.ledgers)) {
+		if l := s.ledgers[n]; l.rec.Client == client {
+			out = append(out, l.record())
+		}
+	}
+	return out
+}
+
+// Track begins a generation; the record's N is assigned.
+func (s *Store) Track(rec Record) *Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	rec.N = s.next
+	s.next++
+	l := &Ledger{store: s, rec: rec}
+	s.ledgers[rec.N] = l
+	s.claimed[rec.N] = true
+	s.logRecord(l)
+	return l
+}
+
+// Purge forgets finished records for which keep is false.
+func (s *Store) Purge(client string, keep func(Record) bool) {
+	for _, r := range s.Records(client) {
+		if !r.Finished || keep(r) {
+			continue
+		}
+		s.mu.Lock()
+		if l := s.ledgers[r.N]; l != nil {
+			s.forget(l)
+		}
+		s.mu.Unlock()
+	}
+}
+
+func (s *Store) forget(l *Ledger) {
+	if l.gone {
+		return
+	}
+	l.gone = true
+	delete(s.ledgers, l.rec.N)
+	delete(s.claimed, l.rec.N)
+	s.logf("d %d", l.rec.N)
+}
+
+// Cursor returns the position of a source that is no file, "" when there is none.
+func (s *Store) Cursor(name string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.cursors[name]
+}
+
+// SetCursor stores the position of a source that is no file.
+func (s *Store) SetCursor(name, value string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.cursors[name] = value
+	b, _ := json.Marshal([2]string{name, value}) // strings always marshal
+	s.logf("c %s", b)
+}
+
+// Run writes snapshots until the context ends, and then a last one.
+func (s *Store) Run(ctx context.Context, period time.Duration) error {
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	last := time.Now()
+	for {
+		select {
+		case <-ctx.Done():
+			return s.Save()
+		case <-tick.C:
+		}
+		s.Flush()
+		if s.due(time.Since(last), period) {
+			last = time.Now()
+			if err := s.Save(); err != nil {
+				s.opts.Logger.Error("saving positions failed; the last good state stays", "file", s.base, "err", err)
+			}
+		}
+	}
+}
+
+// maxJournal is the size at which a snapshot replaces the journal before its time: small
+// enough that a restart reads it in a moment.
+const maxJournal = 8 << 20
+
+func (s *Store) due(since, period time.Duration) bool {
+	s.file.Lock()
+	big := s.file.size > maxJournal || s.file.dirty
+	s.file.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.changed && (since >= period || big)
+}
+
+// logf appends an event to the journal's buffer; mu is held.
+func (s *Store) logf(format string, args ...any) {
+	s.changed = true
+	if s.opts.ReadOnly {
+		return
+	}
+	start := len(s.pending)
+	s.pending = append(s.pending, "00000000 "...)
+	s.pending = fmt.Appendf(s.pending, format, args...)
+	copy(s.pending[start:], fmt.Appendf(nil, "%08x", crc32.Checksum(s.pending[start+9:], castagnoli)))
+	s.pending = append(s.pending, '\n')
+}
+
+func (s *Store) logRecord(l *Ledger) {
+	b, err := json.Marshal(l.record())
+	if err != nil {
+		panic(err) // a Record is plain data
+	}
+	s.logf("n %s", b)
+}
+
+// Flush writes the journal's buffer. It is not synced to the disk.
+func (s *Store) Flush() {
+	s.file.Lock()
+	defer s.file.Unlock()
+	s.mu.Lock()
+	buf := s.pending
+	s.pending = nil
+	s.mu.Unlock()
+	s.append(buf)
+}
+
+// append writes to the journal; file is held.
+func (s *Store) append(buf []byte) {
+	if len(buf) == 0 || s.file.f == nil {
+		return
+	}
+	n, err := s.file.f.Write(buf)
+	s.file.size += int64(n)
+	if err != nil {
+		s.file.dirty = true
+		s.opts.Failed(err)
+		s.opts.Logger.Error("writing the journal of positions failed; a kill now would repeat lines", "err", err)
+	}
+}
+
+// Save writes a snapshot.
+func (s *Store) Save() error {
+	if s.opts.ReadOnly {
+		return nil
+	}
+	s.file.Lock()
+	defer s.file.Unlock()
+	if err := s.save(); err != nil {
+		s.opts.Failed(err)
+		return err
+	}
+	return nil
+}
+
+func (s *Store) save() error {
+	// 1. A new journal: events from here on follow the snapshot.
+	s.mu.Lock()
+	n := s.journalN + 1
+	f, err := os.OpenFile(s.journalName(n), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
+	if err != nil {
+		s.mu.Unlock()
+		return err
+	}
+	buf := s.pending
+	s.pending = nil
+	snap := snapshot{Journal: n, Next: s.next, Cursors: maps.Clone(s.cursors)}
+	for _, k := range slices.Sorted(maps.Keys(s.ledgers)) {
+		snap.Records = append(snap.Records, s.ledgers[k].record())
+	}
+	s.journalN = n
+	s.changed = false
+	s.mu.Unlock()
+	s.append(buf) // the old journal stays complete: the old snapshot may be needed once more
+	if s.file.f != nil {
+		_ = s.file.f.Close() // its content is in the snapshot
+	}
+	s.file.f, s.file.size, s.file.dirty = f, 0, false
+
+	// 2. The snapshot, to a temporary file, synced.
+	if err := s.writeSnapshot(snap); err != nil {
+		s.mu.Lock()
+		s.changed = true
+		s.mu.Unlock()
+		return err
+	}
+	// 3. Journals that neither snapshot needs.
+	for k := s.file.prevN; k > 0; k-- {
+		if os.Remove(s.journalName(k-1)) != nil {
+			break
+		}
+	}
+	s.file.prevN = n
+	return nil
+}
+
+func (s *Store) writeSnapshot(snap snapshot) error {
+	body, err := json.Marshal(snap)
+	if err != nil {
+		return err
+	}
+	tmp := s.base + ".tmp"
+	header := fmt.Sprintf("skald-positions 1 %08x %d\n", crc32.Checksum(body, castagnoli), len(body))
+	if err := writeSynced(tmp, header, body); err != nil {
+		return err
+	}
+	prev := s.base + ".prev"
+	if _, err := os.Stat(s.base); err == nil {
+		// A link, not a rename: at no time is there no snapshot under the name.
+		if err := os.Remove(prev); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		if err := os.Link(s.base, prev); err != nil {
+			s.opts.Logger.Warn("keeping the previous snapshot of positions failed", "err", err)
+		}
+	}
+	if err := os.Rename(tmp, s.base); err != nil {
+		return err
+	}
+	return syncDir(filepath.Dir(s.base))
+}
+
+func writeSynced(name, header string, body []byte) error {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(header)
+	if err == nil {
+		_, err = f.Write(body)
+	}
+	if err == nil {
+		// Without this a crash could leave a renamed file without its content.
+		err = f.Sync()
+	}
+	return errors.Join(err, f.Close())
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+func (s *Store) journalName(n uint64) string { return fmt.Sprintf("%s.journal.%d", s.base, n) }
+
+// Close writes what the journal's buffer holds and closes it, without a snapshot.
+func (s *Store) Close() error {
+	s.Flush()
+	s.file.Lock()
+	defer s.file.Unlock()
+	if s.file.f == nil {
+		return nil
+	}
+	err := s.file.f.Close()
+	s.file.f = nil
+	return err
+}
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// checked returns the payload of a journal line whose checksum is right.
+func checked(line []byte) ([]byte, bool) {
+	if len(line) < 10 || line[8] != ' ' {
+		return nil, false
+	}
+	want := fmt.Appendf(nil, "%08x", crc32.Checksum(line[9:], castagnoli))
+	return line[9:], bytes.Equal(want, line[:8])
+}

@@ -1,0 +1,119 @@
+package agent
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"runtime/debug"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	promconfig "github.com/prometheus/common/config"
+
+	"github.com/skaldlog/skald/agent/deliver"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/wire"
+)
+
+// httpPusher sends entries to a server's push API. They come from deliver.Sender; they are
+// durable when the server answers with a success.
+type httpPusher struct {
+	url      string
+	headers  http.Header
+	client   *http.Client
+	encoders sync.Pool
+}
+
+func newHTTPPusher(c *Client) (*httpPusher, error) {
+	if c.URL.URL == nil {
+		return nil, errors.New("url is required")
+	}
+	client, err := promconfig.NewClientFromConfig(c.HTTP, "skald-agent", promconfig.WithHTTP2Disabled())
+	if err != nil {
+		return nil, err
+	}
+	p := &httpPusher{url: c.URL.String(), headers: http.Header{}, client: client}
+	p.encoders.New = func() any { return new(wire.Encoder) }
+	for k, v := range c.Headers {
+		p.headers.Set(k, v)
+	}
+	p.headers.Set("Content-Type", wire.ContentTypeProto)
+	p.headers.Set("User-Agent", userAgent())
+	return p, nil
+}
+
+// userAgent names the program and its version.
+func userAgent() string {
+	if info, ok := debug.ReadBuildInfo(); ok && info.Main.Version != "" && info.Main.Version != "(devel)" {
+		return "skald-agent/" + info.Main.Version
+	}
+	return "skald-agent/dev"
+}
+
+// Push implements deliver.Pusher.
+func (p *httpPusher) Push(ctx context.Context, tenant model.Tenant, streams []model.Stream) error {
+	enc, _ := p.encoders.Get().(*wire.Encoder) // the pool holds nothing else
+	defer p.encoders.Put(enc)
+	body := enc.Push(streams)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	for k, v := range p.headers {
+		req.Header[k] = v
+	}
+	if tenant != "" {
+		req.Header.Set("X-Scope-OrgID", string(tenant))
+	}
+	resp, err := p.client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode/100 == 2 {
+		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+		return nil
+	}
+	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // what can be read of an error is enough
+	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
+	line, _, _ := strings.Cut(string(text), "\n")
+	return &deliver.StatusError{Code: resp.StatusCode, Message: line, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+}
+
+// retryAfter reads the header's two forms, seconds and a date; 0 when there is none.
+func retryAfter(h string, now time.Time) time.Duration {
+	if s, err := strconv.ParseFloat(h, 64); err == nil && s > 0 && s < 1e6 {
+		return time.Duration(s * float64(time.Second))
+	}
+	if t, err := http.ParseTime(h); err == nil && t.After(now) {
+		return t.Sub(now)
+	}
+	return 0
+}
+
+// printer writes entries as text, for -dry-run.
+type printer struct {
+	mu sync.Mutex
+	w  io.Writer
+}
+
+// Push implements deliver.Pusher.
+func (p *printer) Push(_ context.Context, _ model.Tenant, streams []model.Stream) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, s := range streams {
+		name := s.Labels.String()
+		for _, e := range s.Entries {
+			t := time.Unix(0, e.Timestamp).Format("2006-01-02T15:04:05.999999999-0700")
+			if _, err := fmt.Fprintf(p.w, "%s\t%s\t%s\n", t, name, e.Line); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}

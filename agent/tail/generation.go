@@ -1,0 +1,129 @@
+package tail
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"syscall"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/skaldlog/skald/agent/positions"
+)
+
+// headSize is how many bytes of a file its fingerprint covers at most.
+const headSize = 1024
+
+// generation is one file that a log's path has named. Its f is nil while it is closed.
+type generation struct {
+	f      *os.File
+	id     positions.ID
+	fp     positions.Fingerprint
+	path   string // where it was last seen
+	ledger *positions.Ledger
+
+	off     int64 // read so far
+	scanned int64 // no line feed in [off, scanned)
+	size    int64 // when last looked at
+	mtime   int64
+	base    int64 // times for lines without one are greater than this
+
+	replay []positions.Stamp // times given by the run before, in order of the file
+
+	replaced bool  // the path does not name it any more
+	quiet    int64 // since when nothing has changed, ns
+}
+
+// stat is what the scheduler wants to know about a file.
+type stat struct {
+	id    positions.ID
+	size  int64
+	mtime int64
+	links uint64
+	mode  os.FileMode
+}
+
+func statOf(fi os.FileInfo) stat {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return stat{size: fi.Size(), mtime: fi.ModTime().UnixNano(), links: 1, mode: fi.Mode()}
+	}
+	return stat{
+		id:   positions.ID{Dev: uint64(st.Dev), Ino: st.Ino},                                      //nolint:unconvert // the width differs by platform
+		size: fi.Size(), mtime: fi.ModTime().UnixNano(), links: uint64(st.Nlink), mode: fi.Mode(), //nolint:unconvert // as above
+	}
+}
+
+var errNotRegular = errors.New("not a regular file")
+
+// openFile opens a regular file without waiting for a writer, should it be a pipe.
+func openFile(path string) (*os.File, stat, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, stat{}, err
+	}
+	fi, err := f.Stat()
+	if err == nil && !fi.Mode().IsRegular() {
+		err = fmt.Errorf("%s: %w", path, errNotRegular)
+	}
+	if err != nil {
+		_ = f.Close() // nothing was written
+		return nil, stat{}, err
+	}
+	return f, statOf(fi), nil
+}
+
+// readHead reads the bytes that fingerprints are made of.
+func readHead(f io.ReaderAt, buf *[headSize]byte) ([]byte, error) {
+	n, err := f.ReadAt(buf[:], 0)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return buf[:n], nil
+}
+
+func fingerprint(head []byte) positions.Fingerprint {
+	return positions.Fingerprint{Len: len(head), Sum: xxhash.Sum64(head)}
+}
+
+// fits reports whether a file that begins with head may be the one with the fingerprint.
+func fits(fp positions.Fingerprint, head []byte) bool {
+	return len(head) >= fp.Len && xxhash.Sum64(head[:fp.Len]) == fp.Sum
+}
+
+// look brings size and fingerprint up to date. It reports false when the file's content is
+// not what was read before: it was truncated, and perhaps written anew.
+func (g *generation) look() (same bool, err error) {
+	var buf [headSize]byte
+	head, err := readHead(g.f, &buf)
+	if err != nil {
+		return true, err
+	}
+	fi, err := g.f.Stat()
+	if err != nil {
+		return true, err
+	}
+	st := statOf(fi)
+	g.size, g.mtime = st.size, st.mtime
+	if !fits(g.fp, head) || st.size < g.off {
+		return false, nil
+	}
+	if len(head) > g.fp.Len {
+		g.fp = fingerprint(head)
+		g.ledger.Update(g.id, g.fp, g.path, g.mtime)
+	}
+	return true, nil
+}
+
+// unread reports whether bytes are known to be left.
+func (g *generation) unread() bool { return g.size > max(g.off, g.scanned) }
+
+// realPath resolves the links in a path; the path itself when that fails.
+func realPath(path string) string {
+	if r, err := filepath.EvalSymlinks(path); err == nil {
+		return r
+	}
+	return path
+}

@@ -1,0 +1,59 @@
+package tail
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// TargetInfo describes a target for people.
+type TargetInfo struct {
+	Job, Path, Labels string
+	Matches           int64 // files found by the last scan
+	Why               string
+}
+
+// LogInfo describes a log for people.
+type LogInfo struct {
+	Job, Path string
+	// Size and Read are in bytes, over all generations that are not done; Lag is the difference.
+	Size, Read, Lag int64
+	Age             time.Duration // since the last turn
+	Problem         string
+}
+
+// Targets returns what is known about the targets.
+func (t *Tailer) Targets() []TargetInfo {
+	out := make([]TargetInfo, len(t.targets))
+	for i, tg := range t.targets {
+		n := tg.matches.Load()
+		out[i] = TargetInfo{Job: tg.Job, Path: tg.Path, Labels: tg.Labels.String(), Matches: n, Why: fmt.Sprintf("%d files", n)}
+		if p := tg.problem.Load(); p != nil {
+			out[i].Why += "; " + *p
+		} else if n == 0 {
+			out[i].Why = "the pattern matches no file"
+		}
+	}
+	return out
+}
+
+// Logs returns what is known about the followed files, sorted by path.
+func (t *Tailer) Logs() []LogInfo {
+	t.mu.Lock()
+	out := make([]LogInfo, 0, len(t.mu.logs))
+	for _, l := range t.mu.logs {
+		i := LogInfo{Job: l.target.Job, Path: l.path, Size: l.seen.size.Load(), Read: l.seen.read.Load()}
+		i.Lag = max(i.Size-i.Read, 0)
+		if at := l.seen.at.Load(); at != 0 {
+			i.Age = time.Since(time.Unix(0, at)).Round(time.Second)
+		}
+		if p := l.problem.Load(); p != nil {
+			i.Problem = *p
+		}
+		out = append(out, i)
+	}
+	t.mu.Unlock()
+	slices.SortFunc(out, func(a, b LogInfo) int { return strings.Compare(a.Path, b.Path) })
+	return out
+}

@@ -1,0 +1,331 @@
+package tail
+
+import (
+	"errors"
+	"io/fs"
+	"math"
+	"sync/atomic"
+	"time"
+
+	"github.com/skaldlog/skald/agent/positions"
+)
+
+// tailLog is one path that is followed. See state for who may touch what.
+type tailLog struct {
+	t      *Tailer
+	target *target
+	key    positions.Key
+	path   string
+	names  []string // under which it stands in Tailer.names
+
+	sched  schedule // guarded by Tailer.mu
+	isOpen bool     // guarded by Tailer.mu
+
+	// Owned by the running turn, or by the holder of Tailer.mu when there is none.
+	consumer  Consumer
+	gens      []*generation // oldest first; the first is being read
+	late      []*generation // read to the end, but perhaps not written to the end
+	checkPath bool
+	started   bool
+	missing   bool // the path names nothing
+	active    int64
+	since     int64 // when a file of an earlier run was last changed; 0 when there is none
+
+	seen struct { // what a scan compares with, written by turns
+		ino, last  atomic.Int64 // of the newest generation: inode and size
+		size, read atomic.Int64 // of all
+		at         atomic.Int64
+	}
+	problem atomic.Pointer[string]
+}
+
+// turn does a bit of work: it looks at the path if something happened to it, then reads one
+// buffer of the oldest unread generation.
+func (l *tailLog) turn(buf []byte) outcome {
+	now := time.Now().UnixNano()
+	if l.checkPath || !l.started {
+		l.resolve(now)
+	}
+	if l.consumer == nil && len(l.gens)+len(l.late) > 0 {
+		l.consumer = l.target.Consumer(l.path)
+	}
+	l.openAll()
+	defer l.publish(now)
+	if len(l.gens)+len(l.late) == 0 {
+		return l.rest(now, math.MaxInt64)
+	}
+	if !l.consumer.Ready() {
+		return outcome{starve: true, due: math.MaxInt64}
+	}
+	due := l.consumer.Flush(now, false)
+	due = min(due, l.readLate(buf, now))
+	more := l.readFirst(buf, now, &due)
+	l.consumer.Commit()
+	if more {
+		return outcome{more: true}
+	}
+	return l.rest(now, due)
+}
+
+// readFirst reads from the oldest generation and moves to the next when it has come to its
+// end. It reports whether there is more to do at once.
+func (l *tailLog) readFirst(buf []byte, now int64, due *int64) (more bool) {
+	if len(l.gens) == 0 {
+		return false
+	}
+	g := l.gens[0]
+	if g.f == nil {
+		return l.skipLost(g)
+	}
+	read, err := l.read(g, buf)
+	if err != nil {
+		l.fail("read", err)
+		*due = min(*due, now+int64(time.Second))
+		return false
+	}
+	if read || g.quiet == 0 {
+		g.quiet, l.active = now, now
+	}
+	if read || g.unread() {
+		return true
+	}
+	if !g.replaced {
+		return false
+	}
+	// The writer goes to the new file when it notices the rotation. Content there, or
+	// silence here, shows that it has.
+	followed := len(l.gens) > 1 && (len(l.gens) > 2 || l.gens[1].written())
+	if !followed && now < g.quiet+int64(l.t.cfg.Grace) {
+		*due = min(*due, now+int64(l.t.cfg.Interval))
+		return false
+	}
+	l.gens = l.gens[1:]
+	l.late = append(l.late, g)
+	*due = min(*due, g.quiet+int64(l.t.cfg.Grace))
+	return true
+}
+
+// written reports whether anything has been written to a generation that waits.
+func (g *generation) written() bool {
+	if g.f == nil {
+		return g.size > 0
+	}
+	fi, err := g.f.Stat()
+	return err == nil && fi.Size() > 0
+}
+
+// readLate reads what writers still added to generations that were left, and gives those up
+// that have been quiet for long.
+func (l *tailLog) readLate(buf []byte, now int64) (due int64) {
+	due = math.MaxInt64
+	keep := l.late[:0]
+	for _, g := range l.late {
+		read := true
+		for read && g.f != nil && l.consumer.Ready() {
+			var err error
+			if read, err = l.read(g, buf); err != nil {
+				l.fail("read", err)
+				read = false
+			}
+			if read {
+				g.quiet = now
+			}
+		}
+		if g.f != nil && (read || now < g.quiet+int64(l.t.cfg.Grace)) {
+			keep = append(keep, g)
+			due = min(due, g.quiet+int64(l.t.cfg.Grace))
+			continue
+		}
+		l.finish(g, buf)
+	}
+	clear(l.late[len(keep):])
+	l.late = keep
+	return due
+}
+
+// finish takes the last, unterminated line of a generation and closes it.
+func (l *tailLog) finish(g *generation, buf []byte) {
+	if g.f != nil {
+		if err := l.readRest(g, buf); err != nil {
+			l.fail("read", err)
+		}
+	}
+	l.t.closeFile(g)
+	l.t.disown(l, g)
+	g.ledger.Finish()
+}
+
+// rest is the outcome of a turn after which there is nothing to read.
+func (l *tailLog) rest(now, due int64) outcome {
+	if len(l.gens)+len(l.late) == 0 && l.missing {
+		if l.consumer != nil {
+			l.consumer.Flush(now, true)
+			l.consumer.Commit()
+		}
+		return outcome{remove: true, due: math.MaxInt64}
+	}
+	quiet := l.active + int64(l.t.cfg.Quiet)
+	idleNow := due == math.MaxInt64 && len(l.late) == 0 && len(l.gens) <= 1
+	switch {
+	case idleNow && now >= quiet:
+		l.closeFiles()
+		if l.consumer != nil && !l.consumer.Pending() {
+			l.consumer = nil
+		}
+	case l.open():
+		due = min(due, max(quiet, now+int64(l.t.cfg.Interval)))
+	}
+	return outcome{due: due}
+}
+
+// open reports whether the log holds a descriptor.
+func (l *tailLog) open() bool {
+	for _, g := range l.gens {
+		if g.f != nil {
+			return true
+		}
+	}
+	return len(l.late) > 0
+}
+
+// closeFiles closes the descriptors of generations that can be found again.
+func (l *tailLog) closeFiles() {
+	for _, g := range l.gens {
+		l.t.closeFile(g)
+	}
+}
+
+func (t *Tailer) closeFile(g *generation) {
+	if g.f != nil {
+		_ = g.f.Close() // read only
+		g.f = nil
+		t.Stats.OpenFiles.Add(-1)
+	}
+}
+
+// publish shows the log's state to scans and to the status page.
+func (l *tailLog) publish(now int64) {
+	var ino, last, size, read int64
+	for _, g := range l.gens {
+		ino, last, size, read = int64(g.id.Ino), g.size, size+g.size, read+g.off
+	}
+	l.seen.ino.Store(ino)
+	l.seen.last.Store(last)
+	l.seen.size.Store(size)
+	l.seen.read.Store(read)
+	l.seen.at.Store(now)
+}
+
+// fail remembers and logs what went wrong with a log, once while it stays the same.
+func (l *tailLog) fail(what string, err error) {
+	s := what + ": " + err.Error()
+	if old := l.problem.Swap(&s); old == nil || *old != s {
+		l.t.log.Warn("cannot follow a file", "path", l.path, "doing", what, "err", err)
+	}
+}
+
+// skipLost gives up a generation whose descriptor is closed and which cannot be found.
+func (l *tailLog) skipLost(g *generation) (more bool) {
+	if len(l.gens) > 1 || l.missing {
+		l.lose(g)
+		l.gens = l.gens[1:]
+		return len(l.gens) > 0
+	}
+	return false
+}
+
+// lose counts a generation that vanished; unread bytes, if it had any, cannot be known.
+func (l *tailLog) lose(g *generation) {
+	if g.unread() {
+		l.t.Stats.Lost.Add(1)
+		l.t.log.Error("a file vanished before it was read to its end", "path", g.path, "log", l.path,
+			"read", g.off, "size", g.size)
+	}
+	l.t.disown(l, g)
+	g.ledger.Forget()
+}
+
+// openAll opens the generations to be read and those that may vanish.
+func (l *tailLog) openAll() {
+	for i, g := range l.gens {
+		if g.f != nil || i > 8 && !g.replaced {
+			continue
+		}
+		err := l.reopen(g)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			l.fail("open", err)
+		} else if err == nil {
+			l.problem.Store(nil)
+		}
+	}
+}
+
+// reopen opens a generation that was closed, wherever it is now.
+func (l *tailLog) reopen(g *generation) error {
+	f, st, err := openFile(g.path)
+	if err == nil && st.id != g.id {
+		_ = f.Close() // another file
+		err = fs.ErrNotExist
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		where, ok := l.search(g.id, g.fp)
+		if !ok {
+			return err
+		}
+		g.path, g.replaced = where, g.replaced || where != realPath(l.path)
+		f, _, err = openFile(where)
+	}
+	if err != nil {
+		return err
+	}
+	g.f = f
+	l.t.Stats.OpenFiles.Add(1)
+	l.t.limitOpen(l)
+	return nil
+}
+
+func (t *Tailer) disown(l *tailLog, g *generation) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := fileKey{l.target.group, g.id}
+	if t.mu.owners[k] == l {
+		delete(t.mu.owners, k)
+	}
+}
+
+// own makes a log the reader of a file; false when another log reads it already.
+func (t *Tailer) own(l *tailLog, id positions.ID) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	k := fileKey{l.target.group, id}
+	if o := t.mu.owners[k]; o != nil && o != l {
+		return false
+	}
+	t.mu.owners[k] = l
+	return true
+}
+
+// limitOpen closes descriptors of other logs while there are too many. First go those that
+// lie idle; a file that waits to be read can be opened again as long as its path stays.
+func (t *Tailer) limitOpen(self *tailLog) {
+	if t.Stats.OpenFiles.Load() <= int64(t.cfg.MaxOpen) {
+		return
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for pass := range 2 {
+		probes := 0
+		for _, l := range t.mu.logs {
+			if t.Stats.OpenFiles.Load() <= int64(t.cfg.MaxOpen) || probes > 256 {
+				break
+			}
+			probes++
+			s := l.sched.state
+			if l == self || s == running || !l.isOpen || pass == 0 && s != idle || len(l.gens) != 1 || l.gens[0].replaced {
+				continue
+			}
+			l.closeFiles()
+			l.isOpen = len(l.late) > 0
+		}
+	}
+}

@@ -1,0 +1,207 @@
+package tail
+
+import (
+	"container/heap"
+	"context"
+	"math"
+	"time"
+)
+
+// state says where a log is. Only the worker that took a log out of the queue touches its
+// files; everybody else holds Tailer.mu and finds it in another state than running.
+//
+//	idle ──wake──► queued ──take──► running ──done──► idle | queued | starved
+//	                  ▲                                           │
+//	                  └──────────────── Resume ───────────────────┘
+type state uint8
+
+const (
+	idle state = iota
+	queued
+	running
+	starved
+)
+
+// schedule is a log's part of the scheduler, guarded by Tailer.mu.
+type schedule struct {
+	state state
+	again bool  // woken while running
+	check bool  // the path may name another file
+	due   int64 // wake then; 0 for never
+	index int   // in the heap of timers, when due is set
+	last  int64 // end of the last turn
+}
+
+// outcome is what a turn asks for.
+type outcome struct {
+	more   bool  // there is more to read
+	starve bool  // there is no room
+	remove bool  // the log is over
+	due    int64 // wake then, math.MaxInt64 for never
+}
+
+// wake queues a log; check says that its path may name another file.
+func (t *Tailer) wake(l *tailLog, check bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.wakeLocked(l, check)
+}
+
+func (t *Tailer) wakeLocked(l *tailLog, check bool) {
+	s := &l.sched
+	s.check = s.check || check
+	switch s.state {
+	case running:
+		s.again = true
+	case starved:
+		// The turn opens what is new even when it cannot read.
+		if check || !l.isOpen {
+			t.unstarve(l)
+		}
+	case idle:
+		now := time.Now().UnixNano()
+		if at := s.last + int64(t.cfg.Interval); !check && at > now {
+			t.at(l, at)
+			return
+		}
+		t.enqueue(l)
+	}
+}
+
+func (t *Tailer) unstarve(l *tailLog) {
+	for i, o := range t.mu.starved {
+		if o == l {
+			t.mu.starved = append(t.mu.starved[:i], t.mu.starved[i+1:]...)
+			break
+		}
+	}
+	t.enqueue(l)
+}
+
+func (t *Tailer) enqueue(l *tailLog) {
+	l.sched.state = queued
+	t.mu.queue = append(t.mu.queue, l)
+	t.work.Signal()
+}
+
+// take waits for a log to work on; nil when the tailer is closed.
+func (t *Tailer) take() *tailLog {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.mu.queue) == 0 && !t.mu.closed {
+		t.work.Wait()
+	}
+	if t.mu.closed {
+		return nil
+	}
+	l := t.mu.queue[0]
+	t.mu.queue = t.mu.queue[1:]
+	s := &l.sched
+	s.state, s.again = running, false
+	l.checkPath, s.check = s.check, false
+	t.at(l, 0)
+	return l
+}
+
+// done puts a log where its turn's outcome says.
+func (t *Tailer) done(l *tailLog, o outcome) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	s := &l.sched
+	s.last = time.Now().UnixNano()
+	l.isOpen = l.open()
+	switch {
+	case o.remove && !s.again && !s.check:
+		s.state = idle
+		t.removeLocked(l)
+	case o.starve:
+		s.state = starved
+		t.mu.starved = append(t.mu.starved, l)
+		if l.consumer == nil || l.consumer.Ready() {
+			t.unstarve(l) // room came between the turn and now; Resume may not come again
+		}
+	case o.more:
+		t.enqueue(l)
+	default:
+		s.state = idle
+		if o.due != math.MaxInt64 {
+			t.at(l, o.due)
+		}
+		if s.again || s.check {
+			if s.check {
+				t.enqueue(l)
+			} else {
+				t.at(l, min(max(s.last+int64(t.cfg.Interval), 0), o.due))
+			}
+		}
+	}
+}
+
+// at sets when a log is woken, 0 for never; an earlier time that is set stays.
+func (t *Tailer) at(l *tailLog, due int64) {
+	s := &l.sched
+	switch {
+	case due == 0:
+		if s.due != 0 {
+			heap.Remove(&t.mu.timers, s.index)
+			s.due = 0
+		}
+	case s.due == 0:
+		s.due = due
+		heap.Push(&t.mu.timers, l)
+	case due < s.due:
+		s.due = due
+		heap.Fix(&t.mu.timers, s.index)
+	}
+}
+
+// timerTick is how exactly deadlines are kept.
+const timerTick = 10 * time.Millisecond
+
+// runTimers wakes the logs whose time has come.
+func (t *Tailer) runTimers(ctx context.Context) {
+	tick := time.NewTicker(timerTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		now := time.Now().UnixNano()
+		t.mu.Lock()
+		for len(t.mu.timers) > 0 && t.mu.timers[0].sched.due <= now {
+			l := t.mu.timers[0]
+			t.at(l, 0)
+			switch l.sched.state {
+			case idle:
+				t.enqueue(l)
+			case running:
+				l.sched.again = true
+			}
+		}
+		t.mu.Unlock()
+	}
+}
+
+// timerHeap orders logs by due time.
+type timerHeap []*tailLog
+
+func (h timerHeap) Len() int           { return len(h) }
+func (h timerHeap) Less(i, j int) bool { return h[i].sched.due < h[j].sched.due }
+func (h timerHeap) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].sched.index, h[j].sched.index = i, j
+}
+func (h *timerHeap) Push(x any) {
+	l := x.(*tailLog)
+	l.sched.index = len(*h)
+	*h = append(*h, l)
+}
+func (h *timerHeap) Pop() any {
+	old := *h
+	l := old[len(old)-1]
+	old[len(old)-1] = nil
+	*h = old[:len(old)-1]
+	return l
+}

@@ -1,0 +1,261 @@
+package tail
+
+import (
+	"context"
+	"log/slog"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sys/unix"
+
+	"github.com/skaldlog/skald/agent/positions"
+)
+
+// Target says which files to follow.
+type Target struct {
+	// Job is the name of the scrape config; positions are kept by job and path.
+	Job string
+	// Labels are the target's, without filename.
+	Labels labels.Labels
+	// Path and Exclude are patterns; see Pattern.
+	Path, Exclude string
+	// Consumer makes the consumer of a new log. path is the log's.
+	Consumer func(path string) Consumer
+}
+
+// Consumer receives the lines of one log. One goroutine calls it at a time.
+type Consumer interface {
+	// Lines takes whole lines, each with its line feed, except that the last line of a file
+	// that will not grow any more may lack it. The i-th line's time, if it brings none, is
+	// base+i. data is valid during the call. It returns the number of lines, and whether such
+	// a time was, or may yet be, used.
+	Lines(data []byte, base int64, span *positions.Span) (lines int, stamped bool)
+	// Cut is called before Lines with a single line of which dropped bytes were cut off.
+	Cut(dropped int64)
+	// Flush emits what has been kept back for long enough, or everything, and returns when it
+	// wants to be called again (ns since 1970, math.MaxInt64 for never).
+	Flush(now int64, everything bool) (next int64)
+	// Commit makes what came since the last Commit part of a batch.
+	Commit()
+	// Ready reports whether there is room for another turn.
+	Ready() bool
+	// Pending reports whether text is kept back that only exists in memory.
+	Pending() bool
+}
+
+// Config configures a Tailer. The zero value of each field means the default.
+type Config struct {
+	// Client distinguishes the positions of several clients of one agent.
+	Client string
+	// Scan is how often patterns are expanded and all files looked at, for what inotify has
+	// not told. Default 10 s.
+	Scan time.Duration
+	// Poll replaces Scan while a directory cannot be watched. Default 1 s.
+	Poll time.Duration
+	// Grace is how long a file that was renamed or deleted must be quiet before it is given
+	// up; its writer may not have noticed yet. Default 5 s.
+	Grace time.Duration
+	// Quiet is how long a file without news keeps its descriptor and its pipeline. Default 60 s.
+	Quiet time.Duration
+	// Interval is the least time between two turns of a log that has caught up, so that a
+	// writer of many small pieces is read in few large ones. Default 50 ms.
+	Interval time.Duration
+	// MaxOpen bounds the descriptors. Default: half of what the process may have, at most 4096.
+	MaxOpen int
+	// Buffer is what a turn reads at most, in bytes. Default 256 KiB.
+	Buffer int
+	// MaxLine is the longest line; longer ones are cut. Default 1 MiB.
+	MaxLine int
+	// Workers is the number of logs read at once. Default: the number of processors, at most 4.
+	Workers int
+	// NoWatch does without inotify.
+	NoWatch bool
+	Logger  *slog.Logger
+}
+
+func (c *Config) defaults() {
+	set := func(d *time.Duration, def time.Duration) {
+		if *d <= 0 {
+			*d = def
+		}
+	}
+	set(&c.Scan, 10*time.Second)
+	set(&c.Poll, time.Second)
+	set(&c.Grace, 5*time.Second)
+	set(&c.Quiet, time.Minute)
+	set(&c.Interval, 50*time.Millisecond)
+	if c.MaxOpen <= 0 {
+		c.MaxOpen = 512
+		var lim unix.Rlimit
+		if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil {
+			c.MaxOpen = int(min(lim.Cur/2, 4096))
+		}
+	}
+	if c.Buffer <= 0 {
+		c.Buffer = 256 << 10
+	}
+	if c.MaxLine <= 0 {
+		c.MaxLine = 1 << 20
+	}
+	if c.Workers <= 0 {
+		c.Workers = min(runtime.GOMAXPROCS(0), 4)
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Stats count what a tailer did. They may be read at any time.
+type Stats struct {
+	BytesRead   atomic.Int64
+	LinesRead   atomic.Int64
+	Rotations   atomic.Int64 // a path named a new file
+	Truncations atomic.Int64
+	Lost        atomic.Int64 // generations that were gone before they were read
+	CutLines    atomic.Int64 // longer than MaxLine
+	OpenFiles   atomic.Int64
+	Watches     atomic.Int64
+	WatchErrors atomic.Int64
+}
+
+// Tailer follows the files of some targets for one client.
+type Tailer struct {
+	cfg     Config
+	store   *positions.Store
+	targets []*target
+	Stats   Stats
+	log     *slog.Logger
+	watch   *watcher
+
+	mu struct {
+		sync.Mutex
+		logs    map[positions.Key]*tailLog
+		names   map[string][]*tailLog // by path, and by path without links
+		owners  map[fileKey]*tailLog  // who reads a file
+		queue   []*tailLog            // waiting for a worker
+		starved []*tailLog            // waiting for room
+		timers  timerHeap
+		closed  bool
+	}
+	work   *sync.Cond // on mu: the queue may have something
+	rescan chan struct{}
+}
+
+// target is a Target with its patterns compiled.
+type target struct {
+	Target
+	group   string // Job, made unique among targets that may name the same file
+	pattern *Pattern
+	exclude *Pattern
+	matches atomic.Int64 // found by the last scan
+	problem atomic.Pointer[string]
+}
+
+// fileKey is a file as far as one group of targets is concerned.
+type fileKey struct {
+	group string
+	positions.ID
+}
+
+// New returns a tailer; an invalid pattern is an error. Nothing happens before Run.
+func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) {
+	cfg.defaults()
+	t := &Tailer{cfg: cfg, store: store, log: cfg.Logger, rescan: make(chan struct{}, 1)}
+	t.work = sync.NewCond(&t.mu)
+	t.mu.logs = map[positions.Key]*tailLog{}
+	t.mu.names = map[string][]*tailLog{}
+	t.mu.owners = map[fileKey]*tailLog{}
+	groups := newGrouper()
+	for _, tg := range targets {
+		p, err := Compile(tg.Path)
+		if err != nil {
+			return nil, err
+		}
+		c := &target{Target: tg, pattern: p, group: groups.name(tg)}
+		if tg.Exclude != "" {
+			if c.exclude, err = Compile(tg.Exclude); err != nil {
+				return nil, err
+			}
+		}
+		t.targets = append(t.targets, c)
+	}
+	return t, nil
+}
+
+// grouper names groups of targets. Targets of a job share one, so that a file matched by
+// two patterns is read once, unless they have the same pattern and different labels: then
+// the file is wanted twice.
+type grouper struct{ seen map[[2]string][]labels.Labels }
+
+func newGrouper() grouper { return grouper{map[[2]string][]labels.Labels{}} }
+
+func (g grouper) name(t Target) string {
+	k := [2]string{t.Job, t.Path}
+	for i, l := range g.seen[k] {
+		if labels.Equal(l, t.Labels) {
+			return groupName(t.Job, i)
+		}
+	}
+	g.seen[k] = append(g.seen[k], t.Labels)
+	return groupName(t.Job, len(g.seen[k])-1)
+}
+
+func groupName(job string, i int) string {
+	if i == 0 {
+		return job
+	}
+	return job + "#" + string(rune('0'+i%10)) + groupName("", i/10)
+}
+
+// Run follows the files until the context ends; then every turn is finished, and nothing
+// more is read.
+func (t *Tailer) Run(ctx context.Context) error {
+	t.watch = newWatcher(t)
+	t.adopt()
+	var wg sync.WaitGroup
+	for range t.cfg.Workers {
+		wg.Go(t.worker)
+	}
+	wg.Go(func() { t.watch.run(ctx) })
+	wg.Go(func() { t.runTimers(ctx) })
+	t.runScans(ctx)
+	t.mu.Lock()
+	t.mu.closed = true
+	t.work.Broadcast()
+	t.mu.Unlock()
+	wg.Wait()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.mu.logs {
+		l.closeFiles()
+	}
+	return nil
+}
+
+// worker gives turns to logs until the tailer is closed.
+func (t *Tailer) worker() {
+	buf := make([]byte, t.cfg.Buffer)
+	for {
+		l := t.take()
+		if l == nil {
+			return
+		}
+		next := l.turn(buf)
+		t.done(l, next)
+	}
+}
+
+// Resume gives the logs that waited for room another chance.
+func (t *Tailer) Resume() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.mu.starved {
+		l.sched.state = queued
+		t.mu.queue = append(t.mu.queue, l)
+	}
+	t.mu.starved = t.mu.starved[:0]
+	t.work.Broadcast()
+}
