@@ -114,7 +114,7 @@ func derived(t *testing.T) []model.Stream {
 // reach the engine.
 func engineParams(t *testing.T, c *Case) (p engine.Params, runs bool) {
 	t.Helper()
-	if c.Category == "errors_params" || c.Method == "POST" && c.Body != nil {
+	if c.Category == "errors_params" || c.Category == "errors_push" || c.Method == "POST" && c.Body != nil {
 		return p, false
 	}
 	p = engine.Params{Query: c.Param("query"), Limit: 100, Forward: strings.EqualFold(c.Param("direction"), "forward")}
@@ -130,7 +130,14 @@ func engineParams(t *testing.T, c *Case) (p engine.Params, runs bool) {
 		p.Instant = true
 		p.End = timeOf(t, c.Param("time"))
 	case "/loki/api/v1/query_range":
-		p.Start, p.End = timeOf(t, c.Param("start")), timeOf(t, c.Param("end"))
+		p.End = timeOf(t, c.Param("end"))
+		p.Start = p.End - int64(time.Hour)
+		if v := c.Param("since"); v != "" {
+			p.Start = p.End - int64(durationOf(t, v))
+		}
+		if v := c.Param("start"); v != "" {
+			p.Start = timeOf(t, v)
+		}
 		p.Step = max(time.Duration(p.End-p.Start)/250, time.Second).Truncate(time.Second)
 		if v := c.Param("step"); v != "" {
 			p.Step = durationOf(t, v)
@@ -146,6 +153,9 @@ func engineParams(t *testing.T, c *Case) (p engine.Params, runs bool) {
 
 func timeOf(t *testing.T, v string) int64 {
 	t.Helper()
+	if v == "" {
+		return time.Now().UnixNano()
+	}
 	if strings.Contains(v, ".") {
 		if f, err := strconv.ParseFloat(v, 64); err == nil {
 			return int64(f*1000+0.5) * 1e6
@@ -233,7 +243,7 @@ func encodePoint(p engine.Point) []any {
 func encodeStream(s scan.Stream, categorize bool) map[string]any {
 	var values []any
 	for _, e := range s.Entries {
-		v := []any{strconv.FormatInt(e.Timestamp, 10), strings.ToValidUTF8(string(e.Line), "\ufffd")}
+		v := []any{strconv.FormatInt(e.Timestamp, 10), string(e.Line)}
 		if categorize {
 			extra := map[string]any{}
 			if !e.Metadata.IsEmpty() {

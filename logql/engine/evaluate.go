@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -62,7 +63,10 @@ func newEvaluation(e *Engine, src scan.Selector, lim Limits, p Params, g scan.Gr
 	case *syntax.RangeAgg:
 		ev.root = x
 	case *syntax.VectorAgg:
-		ev.root, _ = pushed(x)
+		// Series with errors that the query groups by are still apart after the scan.
+		if !strings.Contains(x.String(), "__error__") {
+			ev.root, _ = pushed(x)
+		}
 	}
 	return ev
 }
@@ -131,6 +135,11 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 			g = &syntax.Grouping{}
 		}
 		series, err := ev.scan(ctx, r, g)
+		if err != nil {
+			return vector{}, err
+		}
+		// Rows whose errors the query wants to see kept all their labels.
+		series, err = aggregate(x.Op, x.Grouping, series, ev.points)
 		return vector{series: series}, err
 	}
 	v, err := ev.eval(ctx, x.Expr)

@@ -8,11 +8,13 @@ import (
 	"github.com/skaldlog/skald/logql/syntax"
 )
 
-// Labels that the pipeline reads whether or not the query names them: an error that
-// came with the row as structured metadata is an error of the pipeline.
+// The labels of errors. The pipeline reads the first two whether or not the query names
+// them: an error that came with the row as structured metadata is one of the pipeline.
 const (
 	errorLabel        = "__error__"
 	errorDetailsLabel = "__error_details__"
+	// preserveErrorLabel marks errors that the query groups by and that do not fail it.
+	preserveErrorLabel = "__preserve_error__"
 )
 
 // needs collects what the rows of a query must bring along.

@@ -182,7 +182,6 @@ func absentLabels(ms []*labels.Matcher) labels.Labels {
 // rowError is a row whose pipeline left an error.
 type rowError struct {
 	ts   int64
-	kind string
 	text string // the refusal, with the labels that the scan had asked for
 }
 

@@ -67,9 +67,9 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) er
 			return nil
 		}
 		matched++
-		set := lbs.Group()
-		if set.Err != "" {
-			return &rowError{ts: ts, kind: set.Err, text: pipelineError(set.Err, set.Labels)}
+		id := w.series(lbs.Group())
+		if id == failed {
+			return &rowError{ts: ts, text: pipelineError(lbs.Group().Labels)}
 		}
 		if ts < from || ts >= to {
 			bucket, from, to = w.windows.bucket(ts), ts, w.windows.after(ts)
@@ -81,7 +81,7 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) er
 		if w.op.bytes() {
 			s.value = float64(len(line))
 		}
-		w.acc.add(w.series(set), bucket, s)
+		w.acc.add(id, bucket, s)
 		if matched%checkEvery == 0 {
 			return w.charge()
 		}
@@ -91,33 +91,57 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) er
 	return err
 }
 
-// series is the number of the series with the labels.
+// failed stands in place of a series for label sets that fail the query.
+const failed = -1
+
+// series is the number of the series with the labels, or failed.
 func (w *rangeWorker) series(set *pipeline.Set) int {
-	if set.Slot == 0 {
-		set.Slot = int32(w.table.id(set.Hash, func() labels.Labels { return set.Labels })) + 1
+	if set.Slot > 0 {
+		return int(set.Slot) - 1
 	}
+	if set.Labels.Get(errorLabel) != "" && !set.Labels.Has(preserveErrorLabel) {
+		return failed
+	}
+	l := withoutEmpty(set.Labels)
+	set.Slot = int32(w.table.id(l.Hash(), func() labels.Labels { return l })) + 1
 	return int(set.Slot) - 1
 }
 
+// withoutEmpty removes labels with empty values, which series do not have.
+func withoutEmpty(l labels.Labels) labels.Labels {
+	empty := false
+	l.Range(func(l labels.Label) { empty = empty || l.Value == "" })
+	if !empty {
+		return l
+	}
+	b := labels.NewScratchBuilder(l.Len())
+	l.Range(func(l labels.Label) {
+		if l.Value != "" {
+			b.Add(l.Name, l.Value)
+		}
+	})
+	return b.Labels()
+}
+
 // pipelineError is the refusal of a metric query that meets a row with an error.
-func pipelineError(kind string, l labels.Labels) string {
+func pipelineError(l labels.Labels) string {
 	return fmt.Sprintf("pipeline error: '%[1]s' for series: '%[2]s'.\n"+
 		"Use a label filter to intentionally skip this error. (e.g | __error__!=\"%[1]s\").\n"+
 		"To skip all potential errors you can match empty errors.(e.g __error__=\"\")\n"+
-		"The label filter can also be specified after unwrap. (e.g | unwrap latency | __error__=\"\" )\n", kind, l)
+		"The label filter can also be specified after unwrap. (e.g | unwrap latency | __error__=\"\" )\n", l.Get(errorLabel), l)
 }
 
 // explain turns a rowError into the refusal that the user sees. It names all labels of
 // the row, of which the scan may have read only some: so the row is looked at once more.
 func (s *rangeScan) explain(ctx context.Context, src Selector, err error) error {
-	failed, ok := err.(*rowError)
+	row, ok := err.(*rowError)
 	if !ok {
 		return err
 	}
 	if !s.needs.allLabels {
 		again := *s
 		again.req = &model.Request{
-			Matchers: s.req.Matchers, Range: model.TimeRange{From: failed.ts, Through: failed.ts + 1},
+			Matchers: s.req.Matchers, Range: model.TimeRange{From: row.ts, Through: row.ts + 1},
 			Columns: s.req.Columns, Stats: s.stats,
 		}
 		again.req.Columns.AllMetadata = true
@@ -131,5 +155,5 @@ func (s *rangeScan) explain(ctx context.Context, src Selector, err error) error 
 			return err
 		}
 	}
-	return fault.New(fault.Invalid, "%s", failed.text)
+	return fault.New(fault.Invalid, "%s", row.text)
 }

@@ -11,7 +11,7 @@ import (
 func TestWindowsHoldExactlyTheirRows(t *testing.T) {
 	check := func(g Grid, rng, offset int64) {
 		w := newWindows(g, rng, offset)
-		if limit := 4*g.Points(); w.buckets > limit {
+		if limit := 4 * g.Points(); w.buckets > limit {
 			t.Errorf("%+v [%d]: %d buckets, more than %d", g, rng, w.buckets, limit)
 		}
 		for ts := g.Start - rng - offset - 5; ts <= g.End-offset+5; ts++ {
