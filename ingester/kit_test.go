@@ -209,6 +209,21 @@ func everything(matchers ...*labels.Matcher) *model.Request {
 // stored returns the tenant's rows in the object store, with their repetitions.
 func (r *rig) stored(name model.Tenant) (rows []string) {
 	r.t.Helper()
+	for _, part := range r.objects(name) {
+		rows = append(rows, part.rows...)
+	}
+	slices.Sort(rows)
+	return rows
+}
+
+// objectPart is a segment in the object store.
+type objectPart struct {
+	info segment.Info
+	rows []string
+}
+
+func (r *rig) objects(name model.Tenant) (parts []objectPart) {
+	r.t.Helper()
 	ctx := context.Background()
 	for info, err := range r.store.List(ctx, string(name)+"/") {
 		r.must(err)
@@ -222,9 +237,35 @@ func (r *rig) stored(name model.Tenant) (rows []string) {
 		r.must(err)
 		part, err := sr.Select(ctx, everything())
 		r.must(err)
-		rows = append(rows, read(r.t, &model.Selection{Parts: []model.Part{part}}, allTime)[0]...)
+		parts = append(parts, objectPart{sr.Info(), read(r.t, &model.Selection{Parts: []model.Part{part}}, allTime)[0]})
 		r.must(sr.Close())
 	}
+	return parts
+}
+
+// everywhere returns the rows that a querier sees: those of the store, and of the parts of
+// the ingester that the store does not have.
+func (r *rig) everywhere(name model.Tenant) (rows []string) {
+	r.t.Helper()
+	covered := make(map[string]bool)
+	for _, part := range r.objects(name) {
+		covered[part.info.ID] = true
+		for _, id := range part.info.MergedFrom {
+			covered[id] = true
+		}
+		rows = append(rows, part.rows...)
+	}
+	sel, err := r.Select(context.Background(), name, everything())
+	r.must(err)
+	sel.Parts = slices.DeleteFunc(sel.Parts, func(p model.Part) bool {
+		if covered[p.Segment] {
+			for _, b := range p.Blocks {
+				b.Release()
+			}
+		}
+		return covered[p.Segment]
+	})
+	rows = append(rows, slices.Concat(read(r.t, sel, allTime)...)...)
 	slices.Sort(rows)
 	return rows
 }
@@ -291,6 +332,20 @@ func (d *faultyDisk) Remove(path string) error {
 		return err
 	}
 	return d.osDisk.Remove(path)
+}
+
+func (d *faultyDisk) MkdirAll(path string) error {
+	if err := d.check("mkdir", path); err != nil {
+		return err
+	}
+	return d.osDisk.MkdirAll(path)
+}
+
+func (d *faultyDisk) SyncDir(path string) error {
+	if err := d.check("syncdir", path); err != nil {
+		return err
+	}
+	return d.osDisk.SyncDir(path)
 }
 
 type faultyFile struct {
