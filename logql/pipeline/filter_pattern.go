@@ -2,7 +2,8 @@ package pipeline
 
 import (
 	"bytes"
-	"fmt"
+
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // patternTest is a |> filter: texts that must follow each other in the line.
@@ -15,23 +16,17 @@ type patternTest struct {
 }
 
 func newPatternTest(pattern string) (lineTest, error) {
-	if pattern == "" {
-		return &patternTest{empty: true}, nil
-	}
-	parts, err := parsePattern(pattern)
+	parts, err := syntax.ParseLinePattern(pattern)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkPattern(parts); err != nil {
-		return nil, err
+	if len(parts) == 0 {
+		return &patternTest{empty: true}, nil
 	}
-	t := &patternTest{gap: parts[0].capture(), rest: parts[len(parts)-1].capture()}
+	t := &patternTest{gap: parts[0].Name != "", rest: parts[len(parts)-1].Name != ""}
 	for _, p := range parts {
-		switch {
-		case !p.capture():
-			t.literals = append(t.literals, []byte(p.literal))
-		case p.name != "_":
-			return nil, fmt.Errorf("named captures are not allowed: found '<%s>'", p.name)
+		if p.Name == "" {
+			t.literals = append(t.literals, []byte(p.Literal))
 		}
 	}
 	return t, nil

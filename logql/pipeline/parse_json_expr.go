@@ -12,7 +12,7 @@ import (
 // it once and picks the values at the paths.
 type jsonExpr struct {
 	labels []int // slots
-	paths  [][]jsonStep
+	paths  [][]syntax.PathStep
 	depth  int // of the longest path
 
 	done  []bool
@@ -25,7 +25,7 @@ type jsonExpr struct {
 func newJSONExpr(c *compiler, exprs []syntax.Extraction) (*jsonExpr, error) {
 	p := &jsonExpr{done: make([]bool, len(exprs))}
 	for _, e := range exprs {
-		path, err := parseJSONPath(e.Expr)
+		path, err := syntax.ParseJSONPath(e.Expr)
 		if err != nil {
 			return nil, fmt.Errorf("cannot parse expression [%s]: %w", e.Expr, err)
 		}
@@ -144,9 +144,9 @@ func (p *jsonExpr) key(r *row, b, key []byte, escaped bool, level, next int) boo
 }
 
 // onTrail reports whether the first n steps of the path lead to the current position.
-func (p *jsonExpr) onTrail(path []jsonStep, n int) bool {
+func (p *jsonExpr) onTrail(path []syntax.PathStep, n int) bool {
 	for i, step := range path[:min(n, len(path))] {
-		if step.index >= 0 || step.key != string(p.trail[i]) {
+		if step.IsIndex || step.Key != string(p.trail[i]) {
 			return false
 		}
 	}
@@ -163,8 +163,8 @@ func (p *jsonExpr) wantsIndex(level int) bool {
 	return false
 }
 
-func (p *jsonExpr) goesInto(i int, path []jsonStep, level int) bool {
-	return len(path) > level && !p.done[i] && path[level].index >= 0 && p.onTrail(path, level)
+func (p *jsonExpr) goesInto(i int, path []syntax.PathStep, level int) bool {
+	return len(path) > level && !p.done[i] && path[level].IsIndex && p.onTrail(path, level)
 }
 
 // array looks up the paths that go into the array b starts with. It returns the position
@@ -188,7 +188,7 @@ func (p *jsonExpr) array(r *row, b []byte, level int) int {
 			return off
 		}
 		for i, path := range p.paths {
-			if !wants[i] || path[level-1].index != n {
+			if !wants[i] || path[level-1].Index != n {
 				continue
 			}
 			p.done[i] = true
@@ -209,20 +209,20 @@ func (p *jsonExpr) array(r *row, b []byte, level int) int {
 }
 
 // lookup follows the rest of a path inside a value.
-func lookup(value []byte, typ jsonType, escaped bool, path []jsonStep) ([]byte, jsonType, bool, bool) {
+func lookup(value []byte, typ jsonType, escaped bool, path []syntax.PathStep) ([]byte, jsonType, bool, bool) {
 	if len(path) == 0 {
 		return value, typ, escaped, true
 	}
 	step := path[0]
 	switch {
-	case typ == jsonObject && step.index < 0:
+	case typ == jsonObject && !step.IsIndex:
 		var p jsonParser
 		for i := skipSpace(value, 1); i >= 0; {
 			key, next, err := p.memberKey(value, i)
 			if key == nil || err != nil {
 				break
 			}
-			match := string(key) == step.key
+			match := string(key) == step.Key
 			v, t, esc, next, err := jsonValue(value, next)
 			if err != nil {
 				break
@@ -237,14 +237,14 @@ func lookup(value []byte, typ jsonType, escaped bool, path []jsonStep) ([]byte, 
 			}
 			i = skipSpace(value, i+1)
 		}
-	case typ == jsonArray && step.index >= 0:
+	case typ == jsonArray && step.IsIndex:
 		off := 1
 		for n := 0; ; n++ {
 			v, t, esc, next, err := jsonValue(value, off)
 			if err != nil {
 				break
 			}
-			if n == step.index {
+			if n == step.Index {
 				return lookup(v, t, esc, path[1:])
 			}
 			if off = skipSpace(value, next); off < 0 || value[off] != ',' {

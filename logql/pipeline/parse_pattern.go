@@ -2,13 +2,14 @@ package pipeline
 
 import (
 	"bytes"
+
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // patternParser is | pattern "…".
 type patternParser struct {
 	prefix []byte // a literal at the very start of the line
 	parts  []patternCapture
-	nslots int
 }
 
 // patternCapture is a capture and the literal that ends it; without one it takes the
@@ -19,25 +20,22 @@ type patternCapture struct {
 }
 
 func newPatternParser(c *compiler, pattern string) (*patternParser, error) {
-	parts, err := parsePattern(pattern)
+	parts, err := syntax.ParseExtractPattern(pattern)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := patternNames(parts); err != nil {
-		return nil, err
-	}
 	p := &patternParser{}
-	if !parts[0].capture() {
-		p.prefix = []byte(parts[0].literal)
+	if parts[0].Name == "" {
+		p.prefix = []byte(parts[0].Literal)
 		parts = parts[1:]
 	}
 	for i := 0; i < len(parts); i += 2 {
 		pc := patternCapture{slot: -1}
-		if name := parts[i].name; name != "_" {
+		if name := parts[i].Name; name != "_" {
 			pc.slot = c.slot(name)
 		}
 		if i+1 < len(parts) {
-			pc.end = []byte(parts[i+1].literal)
+			pc.end = []byte(parts[i+1].Literal)
 		}
 		p.parts = append(p.parts, pc)
 	}

@@ -1,10 +1,9 @@
 package pipeline
 
 import (
-	"errors"
-	"fmt"
 	"regexp"
-	"slices"
+
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // regexpParser is | regexp "…".
@@ -14,27 +13,22 @@ type regexpParser struct {
 }
 
 func newRegexpParser(c *compiler, expr string) (*regexpParser, error) {
+	if err := syntax.CheckExtractRegexp(expr); err != nil {
+		return nil, err
+	}
 	re, err := regexp.Compile(expr)
 	if err != nil {
 		return nil, err
 	}
 	p := &regexpParser{re: re, slots: make([]int, re.NumSubexp()+1)}
-	var names []string
 	for i, name := range re.SubexpNames() {
 		p.slots[i] = -1
 		if name == "" {
 			continue
 		}
-		if slices.Contains(names, name) {
-			return nil, fmt.Errorf("duplicate extracted label name '%s'", name)
-		}
-		names = append(names, name)
 		if label := joinKey([][]byte{[]byte(name)}); label != "" {
 			p.slots[i] = c.slot(label)
 		}
-	}
-	if len(names) == 0 {
-		return nil, errors.New("at least one named capture must be supplied")
 	}
 	return p, nil
 }

@@ -5,7 +5,6 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 
-	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/logql/syntax"
 )
 
@@ -208,5 +207,5 @@ func stageError(stages []syntax.Stage, cause error) error {
 	for i, s := range stages {
 		texts[i] = s.String()
 	}
-	return fault.New(fault.Invalid, "parse error : stage '%s' : %w", strings.Join(texts, " "), cause)
+	return syntax.StageError(strings.Join(texts, " "), cause)
 }
