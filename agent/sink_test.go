@@ -1,0 +1,239 @@
+package agent
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/skaldlog/skald/agent/tail"
+	"github.com/skaldlog/skald/internal/wire"
+)
+
+// sink is a server that stores as Skald does: a stream is a set of entries.
+type sink struct {
+	*httptest.Server
+	dec *wire.Decoder
+	mu  struct {
+		sync.Mutex
+		entries map[string]map[sunk]bool // by tenant and stream
+		repeats int
+		pushes  int
+		// judge, when set, may refuse a push before it is stored: status 0 takes it.
+		judge func(lines []string) (status int, wait time.Duration)
+	}
+}
+
+type sunk struct {
+	ts   int64
+	line string
+}
+
+func newSink(tb testing.TB) *sink {
+	s := &sink{dec: wire.NewDecoder(64<<20, 256<<20, 1<<20)}
+	s.mu.entries = map[string]map[sunk]bool{}
+	s.Server = httptest.NewServer(http.HandlerFunc(s.push))
+	tb.Cleanup(s.Close)
+	return s
+}
+
+func (s *sink) setJudge(f func([]string) (int, time.Duration)) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.judge = f
+}
+
+func (s *sink) push(w http.ResponseWriter, r *http.Request) {
+	b, err := s.dec.Push(wire.Body{ContentType: r.Header.Get("Content-Type"), Length: r.ContentLength, Reader: r.Body})
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	defer b.Release()
+	var lines []string
+	for _, st := range b.Streams {
+		for _, e := range st.Entries {
+			lines = append(lines, string(e.Line))
+		}
+	}
+	s.mu.Lock()
+	judge := s.mu.judge
+	s.mu.Unlock()
+	if judge != nil {
+		status, wait := judge(lines)
+		select {
+		case <-time.After(wait):
+		case <-r.Context().Done():
+			return
+		}
+		if status != 0 {
+			http.Error(w, "refused for the test", status)
+			return
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.pushes++
+	for _, st := range b.Streams {
+		key := r.Header.Get("X-Scope-OrgID") + st.Labels.String()
+		set := s.mu.entries[key]
+		if set == nil {
+			set = map[sunk]bool{}
+			s.mu.entries[key] = set
+		}
+		for _, e := range st.Entries {
+			k := sunk{e.Timestamp, string(e.Line)}
+			if set[k] {
+				s.mu.repeats++
+			}
+			set[k] = true
+		}
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// lines returns all stored lines with their counts, whatever stream they are in.
+func (s *sink) lines() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := map[string]int{}
+	for _, set := range s.mu.entries {
+		for e := range set {
+			out[e.line]++
+		}
+	}
+	return out
+}
+
+// stream returns the lines of the streams whose labels contain a text, in order of time.
+func (s *sink) stream(contains string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var all []sunk
+	for key, set := range s.mu.entries {
+		if strings.Contains(key, contains) {
+			for e := range set {
+				all = append(all, e)
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b sunk) int { return cmp.Or(cmp.Compare(a.ts, b.ts), cmp.Compare(a.line, b.line)) })
+	out := make([]string, len(all))
+	for i, e := range all {
+		out[i] = e.line
+	}
+	return out
+}
+
+// fastTail makes the tailer react quickly, so that tests are short.
+var fastTail = tail.Config{
+	Scan: 100 * time.Millisecond, Poll: 50 * time.Millisecond, Grace: 300 * time.Millisecond,
+	Interval: 5 * time.Millisecond, Quiet: 300 * time.Millisecond, Buffer: 4096,
+}
+
+// testConfig is a configuration for files in dir/logs with state in dir/state.
+func testConfig(tb testing.TB, url, dir, stages string) *Config {
+	tb.Helper()
+	if stages == "" {
+		stages = "[]"
+	}
+	text := fmt.Sprintf(`
+server: {http_listen_address: 127.0.0.1, http_listen_port: 0}
+positions: {filename: %s/state/positions.yaml}
+clients:
+  - url: %s/loki/api/v1/push
+    batchwait: 20ms
+    batchsize: 20000
+    timeout: 2s
+    backoff_config: {min_period: 5ms, max_period: 50ms}
+scrape_configs:
+  - job_name: test
+    static_configs: [{labels: {job: test, __path__: "%s/logs/**/*.log"}}]
+    pipeline_stages: %s
+`, dir, url, dir, stages)
+	cfg, err := parseConfig([]byte(text))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cfg
+}
+
+// start runs an agent until the returned function is called.
+func start(tb testing.TB, cfg *Config, opts Options) (a *Agent, stop func()) {
+	tb.Helper()
+	if opts.Tail == (tail.Config{}) {
+		opts.Tail = fastTail
+	}
+	if opts.Registerer == nil {
+		opts.Registerer = prometheus.NewRegistry()
+	}
+	if opts.Logger == nil {
+		opts.Logger = testLogger(tb)
+	}
+	a, err := New(cfg, opts)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	stopped := false
+	stop = func() {
+		if stopped {
+			return
+		}
+		stopped = true
+		cancel()
+		if err := <-done; err != nil {
+			tb.Error(err)
+		}
+	}
+	tb.Cleanup(stop)
+	return a, stop
+}
+
+func testLogger(tb testing.TB) *slog.Logger {
+	if os.Getenv("SKALD_TEST_LOG") == "" {
+		return slog.New(slog.DiscardHandler)
+	}
+	return slog.New(slog.NewTextHandler(tb.Output(), nil))
+}
+
+// eventually waits until ok holds.
+func eventually(tb testing.TB, what string, ok func() bool) {
+	tb.Helper()
+	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+		if ok() {
+			return
+		}
+	}
+	tb.Fatalf("never happened: %s", what)
+}
+
+func appendFile(tb testing.TB, path, text string) {
+	tb.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		tb.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	if _, err := f.WriteString(text); err != nil {
+		tb.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		tb.Fatal(err)
+	}
+}
