@@ -90,8 +90,18 @@ func MatchersString(matchers []*labels.Matcher) string {
 
 // matcher writes the name as it is: LogQL knows no quoted names.
 func (p *printer) matcher(m *labels.Matcher) {
-	p.write(m.Name, m.Type.String())
+	p.name(m.Name)
+	p.write(m.Type.String())
 	p.quote(m.Value)
+}
+
+// name writes a label's name in front of an operator. Any character that means nothing
+// else is a name, and this one must not become part of the operator.
+func (p *printer) name(name string) {
+	p.write(name)
+	if name == "!" {
+		p.write(" ")
+	}
 }
 
 func (r *LogRange) print(p *printer) {

@@ -64,7 +64,8 @@ func (p *printer) extractions(list []Extraction) {
 		} else {
 			p.write(",")
 		}
-		p.write(x.Name, "=")
+		p.name(x.Name)
+		p.write("=")
 		p.quote(x.Expr)
 	}
 }
@@ -92,7 +93,8 @@ func (s *LabelFormat) print(p *printer) {
 		if i > 0 {
 			p.write(",")
 		}
-		p.write(a.Dst, "=")
+		p.name(a.Dst)
+		p.write("=")
 		if a.Rename {
 			p.write(a.Value)
 		} else {
@@ -149,9 +151,11 @@ func (p *printer) filter(f *LabelFilter) {
 		if op == "=" {
 			op = "=="
 		}
-		p.write(f.Number.Name, op, f.Number.Text)
+		p.name(f.Number.Name)
+		p.write(op, f.Number.Text)
 	case f.IP != nil:
-		p.write(f.IP.Name, f.IP.Op, "ip(")
+		p.name(f.IP.Name)
+		p.write(f.IP.Op, "ip(")
 		p.quote(f.IP.Pattern)
 		p.write(")")
 	default:
@@ -166,7 +170,8 @@ func (p *printer) filterMatcher(m *labels.Matcher) {
 		p.matcher(m)
 		return
 	}
-	p.write(m.Name, "=~`", m.Value, "`")
+	p.name(m.Name)
+	p.write("=~`", m.Value, "`")
 }
 
 // isTextRegexp reports whether a label filter's regular expression can be evaluated by
