@@ -20,7 +20,7 @@ func checkQuery(expr syntax.Expr, p engine.Params, lim *limits.Limits) error {
 		return fault.New(fault.RateLimited, "querying is disabled, please contact your Loki operator")
 	}
 	for _, b := range lim.BlockedQueries {
-		if blocks(b, p.Query, expr) {
+		if forbids(b, p.Query, expr) {
 			return fault.New(fault.Invalid, "query blocked by policy")
 		}
 	}
@@ -57,9 +57,9 @@ func checkMatchers(matchers []*labels.Matcher, lim *limits.Limits) error {
 	return nil
 }
 
-// blocks reports whether a rule forbids the query: by its text, a regular expression over
+// forbids reports whether a rule forbids the query: by its text, a regular expression over
 // it, or its type.
-func blocks(rule limits.BlockedQuery, query string, expr syntax.Expr) bool {
+func forbids(rule limits.BlockedQuery, query string, expr syntax.Expr) bool {
 	if len(rule.Types) > 0 && !slices.Contains(rule.Types, queryKind(expr)) {
 		return false
 	}

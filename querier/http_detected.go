@@ -245,15 +245,16 @@ func isErrorLabel(name string) bool {
 	return name == "__error__" || name == "__error_details__"
 }
 
-// parse tries the line as JSON and, if that fails, as logfmt.
+// parse tries the line as JSON and, if that fails, as logfmt. A name that is also structured
+// metadata is the same field.
 func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) {
 	parser, paths := "json", map[string][]string(nil)
-	_, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, pairs(e.Metadata))
+	_, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, nil)
 	if ok && ls.Err() == "" {
 		paths = jsonPaths(e.Line)
 	} else {
 		parser = "logfmt"
-		if _, ls, ok = d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, pairs(e.Metadata)); !ok {
+		if _, ls, ok = d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, nil); !ok {
 			return
 		}
 	}

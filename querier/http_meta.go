@@ -9,6 +9,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
@@ -20,8 +21,7 @@ import (
 )
 
 // series lists the streams that match, over all sources and tenants, each once and sorted.
-// Counts are sums over sources, so replicas count more than once; exact counts come from
-// a query.
+// Counts are sums over sources, so replicas count more than once; weigh counts exactly.
 func (q *Querier) series(ctx context.Context, tenants []model.Tenant, req *model.Request) ([]model.Series, error) {
 	wanted, inner := tenants, req
 	if len(tenants) > 1 {
@@ -68,56 +68,92 @@ func mergeSeries(lists [][]model.Series) []model.Series {
 	return merged
 }
 
-// metaRequest reads the parameters that label endpoints share. An empty range still sees
-// the streams of that moment, because Grafana's log context asks with start = end.
-func (q *Querier) metaRequest(w http.ResponseWriter, r *http.Request) ([]model.Tenant, *model.Request, error) {
+// labelSets returns the label sets that a request for names or values sees. Like Loki's
+// index it answers coarsely in time: when the range touches the span of the tenant's data
+// on its days, all streams of those days count. Grafana's log context relies on it: it
+// asks with start = end and must see the labels of that moment.
+func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request) ([]labels.Labels, error) {
 	p, err := readParams(w, r)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	start, end, err := p.bounds()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}}
+	var matchers []*labels.Matcher
 	if text := p.get("query"); text != "" {
-		if req.Matchers, err = syntax.ParseMatchers(text, false); err != nil {
-			return nil, nil, err
+		if matchers, err = syntax.ParseMatchers(text, false); err != nil {
+			return nil, err
 		}
 	}
 	tenants, err := server.TenantsOf(r)
-	return tenants, req, err
+	if err != nil {
+		return nil, err
+	}
+	all, err := q.series(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}})
+	if err != nil {
+		return nil, err
+	}
+	if !spans(all, start, end) {
+		return nil, nil
+	}
+	var sets []labels.Labels
+	for _, s := range all {
+		if matchAll(matchers, s.Labels) {
+			sets = append(sets, s.Labels)
+		}
+	}
+	return sets, nil
+}
+
+// spans reports whether the range touches the time from the first entry to the last.
+func spans(all []model.Series, start, end int64) bool {
+	before, after := false, false
+	for _, s := range all {
+		before = before || s.First <= end
+		after = after || s.Last >= start
+	}
+	return before && after
+}
+
+func matchAll(matchers []*labels.Matcher, ls labels.Labels) bool {
+	for _, m := range matchers {
+		if !m.Matches(ls.Get(m.Name)) {
+			return false
+		}
+	}
+	return true
+}
+
+// wholeDays widens a range to UTC days.
+func wholeDays(start, end int64) model.TimeRange {
+	const day = int64(24 * time.Hour)
+	floor := func(t int64) int64 { return t - ((t%day)+day)%day }
+	return model.TimeRange{From: floor(start), Through: floor(end) + day}
 }
 
 func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
-	tenants, req, err := q.metaRequest(w, r)
-	if err != nil {
-		return err
-	}
-	series, err := q.series(r.Context(), tenants, req)
+	sets, err := q.labelSets(w, r)
 	if err != nil {
 		return err
 	}
 	names := map[string]bool{}
-	for _, s := range series {
-		s.Labels.Range(func(l labels.Label) { names[l.Name] = true })
+	for _, ls := range sets {
+		ls.Range(func(l labels.Label) { names[l.Name] = true })
 	}
 	return writeStrings(w, names)
 }
 
 func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
-	tenants, req, err := q.metaRequest(w, r)
-	if err != nil {
-		return err
-	}
-	series, err := q.series(r.Context(), tenants, req)
+	sets, err := q.labelSets(w, r)
 	if err != nil {
 		return err
 	}
 	name := r.PathValue("name")
 	values := map[string]bool{}
-	for _, s := range series {
-		if v := s.Labels.Get(name); v != "" {
+	for _, ls := range sets {
+		if v := ls.Get(name); v != "" {
 			values[v] = true
 		}
 	}
@@ -211,24 +247,17 @@ func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := q.series(r.Context(), tenants, &model.Request{
-		Matchers: matchers, Range: model.TimeRange{From: start, Through: end}, Stats: &model.Stats{},
-	})
+	list, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
 	if err != nil {
 		return err
 	}
 	var blocks, bytes, entries int64
-	streams := 0
 	for _, s := range list {
-		if s.Entries == 0 {
-			continue
-		}
-		streams++
 		blocks += s.Blocks
 		bytes += s.Bytes
 		entries += s.Entries
 	}
-	return writeJSON(w, fmt.Appendf(nil, `{"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", streams, blocks, bytes, entries))
+	return writeJSON(w, fmt.Appendf(nil, `{"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", len(list), blocks, bytes, entries))
 }
 
 // serveFormat pretty-prints a query. Its errors are JSON, unlike those of all other endpoints.

@@ -85,17 +85,12 @@ func (q *Querier) volumes(ctx context.Context, v volumeRequest, from, through in
 			matchers = append(slices.Clip(matchers), labels.MustNewMatcher(labels.MatchRegexp, t, ".+"))
 		}
 	}
-	series, err := q.series(ctx, v.tenants, &model.Request{
-		Matchers: matchers, Range: model.TimeRange{From: from, Through: through}, Stats: &model.Stats{},
-	})
+	series, err := q.weigh(ctx, v.tenants, matchers, model.TimeRange{From: from, Through: through})
 	if err != nil {
 		return nil, err
 	}
 	sums := map[string]*volume{}
 	for _, s := range series {
-		if s.Bytes == 0 {
-			continue
-		}
 		for _, ls := range v.group(s.Labels) {
 			key := ls.String()
 			if sums[key] == nil {

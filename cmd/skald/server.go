@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
-	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
@@ -118,16 +117,7 @@ type node struct {
 func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node, error) {
 	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	unlock, err := lockDir(cfg.dataDir)
-	if err != nil {
-		return nil, err
-	}
-	built := false
-	defer func() {
-		if !built {
-			unlock()
-		}
-	}()
+	var err error
 	// Listening comes first: a port in use should not cost a recovery.
 	if n.http, err = server.New(cfg.http, n.registry, logger); err != nil {
 		return nil, err
@@ -154,7 +144,6 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	n.distributor = distributor.New(cfg.distributor, n.ingester, n.overrides, n.registry, logger)
 	n.querier = querier.New(cfg.querier, []querier.Source{n.ingester, reader}, localTailer{n.ingester}, n.overrides, n.registry, logger)
 	n.routes()
-	built = true
 	return n, nil
 }
 
@@ -315,22 +304,4 @@ func (c *logConfig) logger(std stdio) (*slog.Logger, error) {
 		return slog.New(slog.NewJSONHandler(std.err, opts)), nil
 	}
 	return nil, fmt.Errorf("-log.format=%s: expected logfmt or json", c.format)
-}
-
-// lockDir makes sure that one process at a time owns a data directory. The lock goes with
-// the process, however it ends.
-func lockDir(dir string) (unlock func(), err error) {
-	if err := os.MkdirAll(dir, 0o750); err != nil {
-		return nil, fmt.Errorf("-data.dir: %w", err)
-	}
-	path := filepath.Join(dir, "LOCK")
-	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o640)
-	if err != nil {
-		return nil, fmt.Errorf("-data.dir: %w", err)
-	}
-	if err := flock(f); err != nil {
-		_ = f.Close()
-		return nil, fmt.Errorf("-data.dir: %s is locked (%w): is another skald using this directory?", path, err)
-	}
-	return func() { _ = f.Close() }, nil
 }
