@@ -3,7 +3,15 @@
 //
 // Parse returns an Expr; Expr.String is the canonical form, which parses back to an
 // equal tree. The grammar, the texts of errors and both printed forms are those of
-// Loki 3.7 (https://grafana.com/docs/loki/latest/query/).
+// Loki 3.7 (https://grafana.com/docs/loki/latest/query/), except that a printed form
+// never changes what a query means: sizes are not rounded, numbers that have no literal
+// are written as operations, and splitting a query over lines keeps the alternatives of
+// line filters, empty groupings and the parentheses that operators need. Neither is a
+// query read on after its first error, or accepted when it nests too deeply.
+//
+// Parse checks what it can without compiling stages. The regular expressions of line
+// filters, templates, addresses and JSON paths are checked by whoever compiles them,
+// with StageError and the helpers here.
 package syntax
 
 import (
