@@ -88,8 +88,11 @@ func (t *ipTest) match(s []byte) bool {
 		for end < len(s) && ipClass[s[end]]&class != 0 {
 			end++
 		}
-		// The longest spelling has 45 characters; longer runs are no addresses.
-		if end-i <= 64 {
+		if class == ipV4 {
+			if a, ok := parseV4(s[i:end]); ok && t.m.has(a) {
+				return true
+			}
+		} else if end-i <= maxV6 {
 			if a, err := netip.ParseAddr(view(s[i:end])); err == nil && t.m.has(a) {
 				return true
 			}
@@ -97,6 +100,38 @@ func (t *ipTest) match(s []byte) bool {
 		i = end
 	}
 	return false
+}
+
+// maxV6 is the length of the longest spelling of an address.
+const maxV6 = 45
+
+// parseV4 parses four numbers from 0 to 255 without leading zeros. Most of what looks like
+// an address is a number with a point in it, and should cost nothing.
+func parseV4(s []byte) (netip.Addr, bool) {
+	var b [4]byte
+	part, n, digits := 0, 0, 0
+	for _, c := range s {
+		if c == '.' {
+			if digits == 0 || part == 3 {
+				return netip.Addr{}, false
+			}
+			b[part] = byte(n)
+			part, n, digits = part+1, 0, 0
+			continue
+		}
+		if digits > 0 && n == 0 {
+			return netip.Addr{}, false
+		}
+		n = n*10 + int(c-'0')
+		if digits++; n > 255 {
+			return netip.Addr{}, false
+		}
+	}
+	if part != 3 || digits == 0 {
+		return netip.Addr{}, false
+	}
+	b[3] = byte(n)
+	return netip.AddrFrom4(b), true
 }
 
 // looksV4 wants a digit, and a dot among the next three characters.

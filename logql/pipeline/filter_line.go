@@ -159,29 +159,21 @@ func (a anyOf) reduce() lineTest {
 }
 
 // contains is a test for a substring.
-type contains struct {
-	needle []byte // lower case when fold is set
-	fold   bool
-}
+type contains struct{ finder }
 
 // newContains returns the test for a substring; upper and lower case are the same when
 // fold is set.
 func newContains(text string, fold bool) lineTest {
-	if text == "" {
+	switch {
+	case text == "":
 		return matchAll{}
+	case fold:
+		return &contains{newFinder(bytes.ToLower([]byte(text)), true)}
 	}
-	if fold {
-		return &contains{bytes.ToLower([]byte(text)), true}
-	}
-	return &contains{[]byte(text), false}
+	return &contains{newFinder([]byte(text), false)}
 }
 
-func (c *contains) match(line []byte) bool {
-	if !c.fold {
-		return bytes.Contains(line, c.needle)
-	}
-	return indexFold(line, c.needle) >= 0
-}
+func (c *contains) match(line []byte) bool { return c.index(line) >= 0 }
 
 // indexFold returns the first position at which s, in lower case, starts with needle,
 // which is in lower case; -1 when there is none. Bytes that are not UTF-8 stand for
@@ -203,14 +195,14 @@ func indexFold(s, needle []byte) int {
 	if 'a' <= first && first <= 'z' {
 		upper -= 'a' - 'A'
 	}
-	// K is the only letter whose lower case is ASCII while it is not.
+	// The Kelvin sign is the only letter whose lower case is ASCII while it is not.
 	kelvin := first == 'k'
 	for i := 0; i < len(s); i++ {
 		c := s[i]
 		if (c == first || c == upper) && hasPrefixFold(s[i:], needle) {
 			return i
 		}
-		if kelvin && c == "K"[0] && hasPrefixFold(s[i:], needle) {
+		if kelvin && c == "\u212a"[0] && hasPrefixFold(s[i:], needle) {
 			return i
 		}
 	}

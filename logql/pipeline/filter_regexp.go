@@ -20,6 +20,9 @@ func (t *regexpTest) match(line []byte) bool {
 	return t.re.Match(line)
 }
 
+// exact returns the expression alone, for lines that have passed need.
+func (t *regexpTest) exact() lineTest { return &regexpTest{re: t.re} }
+
 // newRegexpTest compiles an expression for lines: unanchored, and a dot does not match
 // a line break. Expressions that only look for texts become substring tests.
 func newRegexpTest(expr string) (lineTest, error) {
@@ -29,6 +32,9 @@ func newRegexpTest(expr string) (lineTest, error) {
 	}
 	tree = tree.Simplify()
 	if t := literalTest(tree); t != nil {
+		return t, nil
+	}
+	if t := newSequence(tree); t != nil {
 		return t, nil
 	}
 	re, err := regexp.Compile(expr)
@@ -88,19 +94,11 @@ func concatTest(tree *syntax.Regexp) lineTest {
 	}
 	texts := []literal{{}}
 	for _, s := range subs {
-		if texts = texts[:len(texts):len(texts)]; len(texts) == 0 {
+		if texts = cross(texts, spellings(s)); texts == nil {
 			return nil
 		}
-		texts = cross(texts, spellings(s))
 	}
-	var legs anyOf
-	for _, t := range texts {
-		legs = append(legs, newContains(t.text, t.fold))
-	}
-	if len(legs) == 0 {
-		return nil
-	}
-	return legs.reduce()
+	return newAnyText(texts)
 }
 
 // literal is a text, in either case when fold is set.

@@ -330,14 +330,7 @@ func (r *row) appendArena(b []byte) string {
 
 // clean replaces invalid UTF-8 and U+FFFD by spaces.
 func (r *row) clean(v []byte) string {
-	ascii := true
-	for _, c := range v {
-		if c >= utf8.RuneSelf {
-			ascii = false
-			break
-		}
-	}
-	if ascii || !strings.ContainsRune(view(v), utf8.RuneError) {
+	if isASCII(v) || !strings.ContainsRune(view(v), utf8.RuneError) {
 		return view(v)
 	}
 	n := len(r.arena)
