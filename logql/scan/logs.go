@@ -63,12 +63,12 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 	if err != nil {
 		return nil, err
 	}
-	order(blocks, q.Forward)
+	arrived := order(blocks, q.Forward)
 	l.top = newTop(q, l.budget)
 	if q.Interval > 0 {
-		err = l.sparse(ctx, blocks, pipe)
+		err = l.sparse(ctx, arrived, pipe)
 	} else {
-		err = l.dense(ctx, blocks, pipe, opts.workers(len(blocks)))
+		err = l.dense(ctx, arrived, pipe, opts.workers(len(blocks)))
 	}
 	if err != nil {
 		return nil, err
@@ -86,9 +86,20 @@ type logScan struct {
 	top      *top
 }
 
+// arrived is a block and the sequence number of its row 0, by which rows of equal time
+// are ordered.
+type arrived struct {
+	model.Block
+	seq uint64
+}
+
 // order sorts blocks so that those with the first wanted rows come first.
-func order(blocks []model.Block, forward bool) {
-	slices.SortStableFunc(blocks, func(a, b model.Block) int {
+func order(blocks []model.Block, forward bool) []arrived {
+	out := make([]arrived, len(blocks))
+	for i, b := range blocks {
+		out[i] = arrived{b, uint64(i) << 32}
+	}
+	slices.SortStableFunc(out, func(a, b arrived) int {
 		firstA, lastA := a.Bounds()
 		firstB, lastB := b.Bounds()
 		if forward {
@@ -96,12 +107,13 @@ func order(blocks []model.Block, forward bool) {
 		}
 		return cmp.Compare(lastB, lastA)
 	})
+	return out
 }
 
 // dense finds the entries of a query without interval. Workers go through the blocks in
 // order of time; as soon as there are Limit entries, blocks and rows beyond the last of
 // them are skipped by their time, before any line is decoded.
-func (l *logScan) dense(ctx context.Context, blocks []model.Block, pipe *pipeline.Pipeline, n int) error {
+func (l *logScan) dense(ctx context.Context, blocks []arrived, pipe *pipeline.Pipeline, n int) error {
 	workers := make([]*logWorker, n)
 	for i := range workers {
 		if i > 0 {
@@ -109,8 +121,8 @@ func (l *logScan) dense(ctx context.Context, blocks []model.Block, pipe *pipelin
 		}
 		workers[i] = &logWorker{logScan: l, pipe: pipe}
 	}
-	return parallel(ctx, blocks, n, func(ctx context.Context, worker, index int, b model.Block) error {
-		return workers[worker].block(ctx, index, b)
+	return parallel(ctx, blocks, n, func(ctx context.Context, worker, _ int, b arrived) error {
+		return workers[worker].block(ctx, b)
 	})
 }
 
@@ -125,7 +137,7 @@ type logWorker struct {
 }
 
 // block offers a block's rows in order of time until the rest comes too late.
-func (w *logWorker) block(ctx context.Context, index int, b model.Block) error {
+func (w *logWorker) block(ctx context.Context, b arrived) error {
 	in := w.top.open(w.q.Range)
 	if first, last := b.Bounds(); !in.Overlaps(first, last) {
 		return nil
@@ -133,7 +145,7 @@ func (w *logWorker) block(ctx context.Context, index int, b model.Block) error {
 	if err := w.load(ctx, b, in); err != nil || w.reader.rows == 0 {
 		return err
 	}
-	w.cursors.fill(&w.reader, uint64(index)<<32, w.q.Forward)
+	w.cursors.fill(&w.reader, b.seq, w.q.Forward)
 	var matched int64
 	defer func() { w.stats.RowsMatched.Add(matched) }()
 	for n := 1; len(w.cursors.heap) > 0; n++ {

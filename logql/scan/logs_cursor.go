@@ -112,7 +112,7 @@ func cursorsOf(r *blockReader, seq uint64, forward bool) []*cursor {
 // on all entries kept before, so rows are looked at strictly in order of time; but after
 // one was kept, everything closer than the interval is skipped without being looked at,
 // and blocks that lie in between are not opened.
-func (l *logScan) sparse(ctx context.Context, blocks []model.Block, pipe *pipeline.Pipeline) error {
+func (l *logScan) sparse(ctx context.Context, blocks []arrived, pipe *pipeline.Pipeline) error {
 	s := &sparseScan{logWorker: logWorker{logScan: l, pipe: pipe}, blocks: blocks, open: map[*blockReader]*openBlock{}}
 	defer s.close()
 	s.from = l.q.Range.From
@@ -158,8 +158,7 @@ func (l *logScan) sparse(ctx context.Context, blocks []model.Block, pipe *pipeli
 // sparseScan is the state of a scan with an interval. blocks are those not yet opened.
 type sparseScan struct {
 	logWorker
-	blocks []model.Block
-	seq    uint64
+	blocks []arrived
 	open   map[*blockReader]*openBlock
 	from   int64 // the first time that may be kept next
 	kept   int
@@ -197,16 +196,14 @@ func (s *sparseScan) openBlocks(ctx context.Context) error {
 		} else {
 			in.Through = min(in.Through, s.from+1)
 		}
-		err := s.openBlock(ctx, b, in, in.Overlaps(first, last))
-		s.seq += 1 << 32
-		if err != nil {
+		if err := s.openBlock(ctx, b, in, in.Overlaps(first, last)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-func (s *sparseScan) openBlock(ctx context.Context, b model.Block, in model.TimeRange, overlaps bool) error {
+func (s *sparseScan) openBlock(ctx context.Context, b arrived, in model.TimeRange, overlaps bool) error {
 	s.reader = blockReader{}
 	if overlaps {
 		if err := s.load(ctx, b, in); err != nil {
@@ -215,12 +212,12 @@ func (s *sparseScan) openBlock(ctx context.Context, b model.Block, in model.Time
 		}
 	}
 	r := s.reader
-	list := cursorsOf(&r, s.seq, s.q.Forward)
+	list := cursorsOf(&r, b.seq, s.q.Forward)
 	if r.rows == 0 || len(list) == 0 {
 		b.Release()
 		return ctx.Err()
 	}
-	s.open[&r] = &openBlock{b, len(list)}
+	s.open[&r] = &openBlock{b.Block, len(list)}
 	for _, c := range list {
 		heap.Push(&s.cursors, c)
 	}

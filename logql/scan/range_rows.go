@@ -78,8 +78,12 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) er
 			return nil
 		}
 		s := sample{value: lbs.Value(), ts: ts, seq: seq + uint64(row)}
-		if w.op.bytes() {
+		switch {
+		case !w.op.bytes():
+		case w.needs.lines:
 			s.value = float64(len(line))
+		default: // no stage looks at the line, so its length is the stored one
+			s.value = float64(r.offsets[row+1] - r.offsets[row])
 		}
 		w.acc.add(id, bucket, s)
 		if matched%checkEvery == 0 {

@@ -170,7 +170,7 @@ const checkEvery = 2048
 // parallel runs work on every block with so many goroutines, each with its worker
 // number, and releases each block when its work is done. The first error stops all.
 // When it returns, no goroutine is left and every block has been released.
-func parallel(ctx context.Context, blocks []model.Block, workers int, work func(ctx context.Context, worker, index int, b model.Block) error) error {
+func parallel[B model.Block](ctx context.Context, blocks []B, workers int, work func(ctx context.Context, worker, index int, b B) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	var next atomic.Int64
