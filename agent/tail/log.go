@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -27,7 +28,7 @@ type tailLog struct {
 	late      []*generation // read to the end, but perhaps not written to the end
 	checkPath bool
 	started   bool
-	missing   bool // the path names nothing
+	missing   int64 // since when the path names nothing, 0 when it does
 	active    int64
 	since     int64 // when a file of an earlier run was last changed; 0 when there is none
 
@@ -151,18 +152,23 @@ func (l *tailLog) finish(g *generation, buf []byte) {
 		}
 	}
 	l.t.closeFile(g)
+	l.since = max(l.since, g.mtime)
 	l.t.disown(l, g)
+	g.ledger.Update(g.id, g.fp, g.path, g.mtime)
 	g.ledger.Finish()
 }
 
 // rest is the outcome of a turn after which there is nothing to read.
 func (l *tailLog) rest(now, due int64) outcome {
-	if len(l.gens)+len(l.late) == 0 && l.missing {
+	if len(l.gens)+len(l.late) == 0 && l.missing != 0 {
 		if l.consumer != nil {
 			l.consumer.Flush(now, true)
 			l.consumer.Commit()
+			l.consumer = nil
 		}
-		return outcome{remove: true, due: math.MaxInt64}
+		// The path may name a file again, even one that is renamed before it is seen.
+		over := now > l.missing+int64(forgetAfter) || !isDir(filepath.Dir(l.path))
+		return outcome{remove: over, due: math.MaxInt64}
 	}
 	quiet := l.active + int64(l.t.cfg.Quiet)
 	idleNow := due == math.MaxInt64 && len(l.late) == 0 && len(l.gens) <= 1
@@ -177,6 +183,9 @@ func (l *tailLog) rest(now, due int64) outcome {
 	}
 	return outcome{due: due}
 }
+
+// forgetAfter is how long a log is kept whose path names nothing.
+const forgetAfter = 10 * time.Minute
 
 // open reports whether the log holds a descriptor.
 func (l *tailLog) open() bool {
@@ -226,7 +235,7 @@ func (l *tailLog) fail(what string, err error) {
 
 // skipLost gives up a generation whose descriptor is closed and which cannot be found.
 func (l *tailLog) skipLost(g *generation) (more bool) {
-	if len(l.gens) > 1 || l.missing {
+	if len(l.gens) > 1 || l.missing != 0 {
 		l.lose(g)
 		l.gens = l.gens[1:]
 		return len(l.gens) > 0

@@ -23,19 +23,18 @@ func (l *tailLog) resolve(now int64) {
 	}
 	fi, err := os.Stat(l.path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		l.missing = true
-		l.replaceAll(now)
-		return
-	case err != nil:
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		l.fail("look at", err)
 		return
-	case !fi.Mode().IsRegular():
-		l.missing = true
+	case err != nil || !fi.Mode().IsRegular():
+		if l.missing == 0 {
+			l.missing = now
+		}
 		l.replaceAll(now)
+		l.catchUp(now)
 		return
 	}
-	l.missing = false
+	l.missing = 0
 	st := statOf(fi)
 	if n := len(l.gens); n > 0 && l.gens[n-1].id == st.id {
 		l.gens[n-1].replaced = false
@@ -75,21 +74,30 @@ func (l *tailLog) replaceAll(now int64) {
 
 // rotated takes the new file at the path, and any that came and went in between.
 func (l *tailLog) rotated(now int64, first bool) {
-	had := len(l.gens) + len(l.late)
+	unknown := len(l.gens)+len(l.late) == 0 && l.since == 0
 	l.replaceAll(now)
-	if had > 0 || l.since > 0 {
-		l.t.Stats.Rotations.Add(1)
-		for _, path := range l.between() {
-			l.add(path, now)
-		}
-	}
+	l.catchUp(now)
 	g := l.add(l.path, now)
 	if g == nil {
 		return
 	}
 	g.replaced = false
-	if first && had == 0 && l.since == 0 {
+	if first && unknown {
 		l.takeOver(g)
+	}
+	if !unknown {
+		l.t.Stats.Rotations.Add(1)
+	}
+}
+
+// catchUp adds the files that the path has named since it was last looked at, and does not
+// name any more. Only a log that has been followed before has such a past.
+func (l *tailLog) catchUp(now int64) {
+	if len(l.gens)+len(l.late) == 0 && l.since == 0 {
+		return
+	}
+	for _, path := range l.between() {
+		l.add(path, now)
 	}
 }
 

@@ -205,11 +205,11 @@ func (t *Tailer) start(tg *target, key positions.Key) {
 	t.enqueue(l)
 }
 
-// adopt starts the logs that an earlier run had not finished and whose path may name
-// nothing now.
+// adopt starts the logs of an earlier run: their path may name nothing now, while what it
+// named lies beside it.
 func (t *Tailer) adopt() {
 	for _, rec := range t.store.Records(t.cfg.Client) {
-		if rec.Finished {
+		if rec.Finished && !isDir(filepath.Dir(rec.Path)) {
 			continue
 		}
 		for _, tg := range t.targets {
