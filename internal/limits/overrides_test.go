@@ -79,6 +79,31 @@ func TestOverridesMergeFiles(t *testing.T) {
 	}
 }
 
+// TestOverridesReplaceLists checks that a tenant's lists, maps and rules stand in place of
+// the server's, which stay as they are.
+func TestOverridesReplaceLists(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "o.yaml")
+	write(t, path, "overrides:\n  a:\n    policy_enforced_labels: {gold: [x]}\n    enforced_labels: [y]\n"+
+		"    otlp_config: {resource_attributes: {ignore_defaults: true, attributes_config: [{action: drop, attributes: [z]}]}}\n"+
+		"    shard_streams: {enabled: false}\n")
+	base := Defaults()
+	base.PolicyEnforcedLabels, base.EnforcedLabels = map[string][]string{"silver": {"s"}}, []string{"t", "u"}
+	o, err := NewOverrides(Config{File: path}, base, nil, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, b := o.For("a"), o.For("b")
+	if len(a.PolicyEnforcedLabels) != 1 || len(b.PolicyEnforcedLabels) != 1 || a.PolicyEnforcedLabels["gold"] == nil || len(a.EnforcedLabels) != 1 || len(b.EnforcedLabels) != 2 {
+		t.Errorf("a has %v %v, b has %v %v", a.PolicyEnforcedLabels, a.EnforcedLabels, b.PolicyEnforcedLabels, b.EnforcedLabels)
+	}
+	if n, m := len(a.OTLPConfig.ResourceAttributes.Rules), len(b.OTLPConfig.ResourceAttributes.Rules); n != 1 || m != 1 {
+		t.Errorf("%d and %d OTLP rules, want 1 and 1", n, m)
+	}
+	if a.ShardStreams.Enabled || a.ShardStreams.DesiredRate != b.ShardStreams.DesiredRate {
+		t.Errorf("shard_streams is %+v", a.ShardStreams)
+	}
+}
+
 func TestOverridesFatalAtStart(t *testing.T) {
 	f := func(text, want string) {
 		t.Helper()

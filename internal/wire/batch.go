@@ -132,7 +132,7 @@ func (b *Batch) closePairs(before int) (err error) {
 		if b.ends, err = grow(b, b.ends); err != nil {
 			return err
 		}
-		end := before
+		end := 0
 		if len(b.ends) == len(b.entries)-1 {
 			end = len(b.pairs)
 		}

@@ -111,6 +111,11 @@ func TestOTLPRules(t *testing.T) {
 	if err != nil || fmt.Sprint(got) != want {
 		t.Errorf("got  %v %v\nwant %s", got, err, want)
 	}
+	scope := func(name string) []byte { return msg(2, msg(1, str(1, name)), msg(2)) }
+	got, _ = decodeOTLP("application/x-protobuf", "", msg(1, scope("one"), scope("two")), opts)
+	if want := `[{{service_name="unknown_service"} [{1700000000000000000  [{scope_name one}]} {1700000000000000000  [{scope_name two}]}]}]`; fmt.Sprint(got) != want {
+		t.Errorf("two scopes: got %v, want %s", got, want)
+	}
 	opts.ServiceNames = nil
 	got, _ = decodeOTLP("application/x-protobuf", "", msg(1, resource, msg(2, msg(2))), opts)
 	if got[0].Labels != `{app="shop", m_x="1"}` {
