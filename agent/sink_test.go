@@ -116,6 +116,21 @@ func (s *sink) lines() map[string]int {
 	return out
 }
 
+// times returns where and when a line is stored.
+func (s *sink) times(line string) []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []string
+	for key, set := range s.mu.entries {
+		for e := range set {
+			if e.line == line {
+				out = append(out, fmt.Sprintf("%s %s", key, time.Unix(0, e.ts).Format("15:04:05.000000000")))
+			}
+		}
+	}
+	return out
+}
+
 // stream returns the lines of the streams whose labels contain a text, in order of time.
 func (s *sink) stream(contains string) []string {
 	s.mu.Lock()
@@ -207,7 +222,7 @@ func testLogger(tb testing.TB) *slog.Logger {
 	if os.Getenv("SKALD_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
-	return slog.New(slog.NewTextHandler(tb.Output(), nil))
+	return slog.New(slog.NewTextHandler(tb.Output(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // eventually waits until ok holds.

@@ -338,7 +338,7 @@ func (w *world) verify() {
 		case !w.want[line]:
 			w.t.Fatalf("a line that nobody wrote: %.100q", line)
 		case n > 1:
-			w.t.Fatalf("stored %d times: %.100q", n, line)
+			w.t.Fatalf("stored %d times: %.100q, at %v", n, line, w.sink.times(line))
 		}
 	}
 }

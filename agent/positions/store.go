@@ -123,14 +123,17 @@ func (s *Store) Claim(key Key) []*Ledger {
 	return out
 }
 
-// Find returns the records of a client's job for files with the given identity.
+// Find returns the records of a client's job for files with the given identity. Finished
+// includes those that are read to their end and not yet acknowledged.
 func (s *Store) Find(client, job string, id ID) []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Record
 	for _, l := range s.ledgers {
 		if l.rec.ID == id && l.rec.Client == client && l.rec.Job == job {
-			out = append(out, l.record())
+			r := l.record()
+			r.Finished = r.Finished || l.finishing
+			out = append(out, r)
 		}
 	}
 	return out
