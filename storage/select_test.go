@@ -300,7 +300,7 @@ func TestOpenSegmentsAreBounded(t *testing.T) {
 // moment, with listings that lag by any number of changes, a query sees each row once or
 // fails because something it needs is gone. It never sees a row twice or not at all.
 func TestEveryRowOnceOrAnError(t *testing.T) {
-	rounds := 60
+	rounds := 30
 	if testing.Short() {
 		rounds = 10
 	}

@@ -180,13 +180,19 @@ func TestInvalidateDuringListing(t *testing.T) {
 		synctest.Wait()
 		putSegment(t, store, "a", noon, noon, id1)
 		c.Invalidate("a", "2026-11-24")
+		early := slow.release
+		slow.mu.Lock()
+		slow.release = make(chan struct{})
+		slow.mu.Unlock()
 		wg.Go(func() {
 			if got := len(segments(t, c, "a", noon, noon+10)); got != 1 {
 				t.Errorf("the listing after Invalidate has %d segments, want 1", got)
 			}
 		})
 		synctest.Wait()
-		close(slow.release)
+		close(slow.release) // the later listing ends first, so that the early one could spoil the cache
+		synctest.Wait()
+		close(early)
 		wg.Wait()
 		if got := len(segments(t, c, "a", noon, noon+10)); got != 1 {
 			t.Errorf("the cache has %d segments, want 1", got)
@@ -197,7 +203,8 @@ func TestInvalidateDuringListing(t *testing.T) {
 // slowList takes a listing at once and delivers it later.
 type slowList struct {
 	*object.Faulty
-	release chan struct{}
+	mu      sync.Mutex
+	release chan struct{} // of the listings that begin now
 }
 
 func (s *slowList) List(ctx context.Context, prefix string) iter.Seq2[object.Info, error] {
@@ -205,8 +212,11 @@ func (s *slowList) List(ctx context.Context, prefix string) iter.Seq2[object.Inf
 	for info := range s.Faulty.List(ctx, prefix) {
 		infos = append(infos, info)
 	}
+	s.mu.Lock()
+	release := s.release
+	s.mu.Unlock()
 	return func(yield func(object.Info, error) bool) {
-		<-s.release
+		<-release
 		for _, info := range infos {
 			if !yield(info, nil) {
 				return

@@ -59,10 +59,8 @@ func diskCost(size int64) int64 { return (size + diskBlock - 1) / diskBlock * di
 func openDiskCache(dir string, max int64, metrics cacheMetrics, logger *slog.Logger) (*diskCache, error) {
 	d := &diskCache{dir: dir, metrics: metrics, logger: logger}
 	d.mu.files = lru.New[uint64, uint64](max)
-	for i := range 256 {
-		if err := os.MkdirAll(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700); err != nil {
-			return nil, fmt.Errorf("cache directory: %w", err)
-		}
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cache directory: %w", err)
 	}
 	type file struct {
 		name     uint64
@@ -211,6 +209,12 @@ func (d *diskCache) write(name uint64, k rangeKey, data []byte) (size int64, err
 	binary.LittleEndian.PutUint64(buf[4:], xxhash.Sum64(buf[12:]))
 	path := d.path(name)
 	f, err := os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	if errors.Is(err, fs.ErrNotExist) {
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return 0, err
+		}
+		f, err = os.CreateTemp(filepath.Dir(path), tempPrefix+"*")
+	}
 	if err != nil {
 		return 0, err
 	}

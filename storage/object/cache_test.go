@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"math/rand/v2"
 	"os"
@@ -143,6 +142,7 @@ func TestCacheChecksWhoseFileItIs(t *testing.T) {
 	must(t, newCache(t, mem, cfg).ReadAt(t.Context(), "a.seg", p, 0))
 	d := newCache(t, mem, cfg).disk
 	target := d.path(rangeKey{"b.seg", 0, 4}.hash())
+	must(t, os.MkdirAll(filepath.Dir(target), 0o700))
 	must(t, os.Rename(cacheFiles(t, cfg.Dir)[0], target))
 	must(t, newCache(t, mem, cfg).ReadAt(t.Context(), "b.seg", p, 0))
 	if string(p) != "bbbb" {
@@ -175,11 +175,10 @@ func TestCacheWithoutRoomOnDisk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		mem := NewMem()
 		put(t, mem, "a.seg", "0123456789")
-		dir := t.TempDir()
+		dir := filepath.Join(t.TempDir(), "cache")
 		c := newCache(t, mem, CacheConfig{Dir: dir, DiskBytes: 1 << 20})
-		for i := range 256 { // as good as full: no file can be made
-			must(t, os.Remove(filepath.Join(dir, fmt.Sprintf("%02x", i))))
-		}
+		must(t, os.Remove(dir)) // as good as full: no file can be made
+		must(t, os.WriteFile(dir, nil, 0o600))
 		read := func() {
 			t.Helper()
 			p := make([]byte, 4)
@@ -197,9 +196,8 @@ func TestCacheWithoutRoomOnDisk(t *testing.T) {
 		read()
 		read()
 		failures(1) // the second read did not try
-		for i := range 256 {
-			must(t, os.Mkdir(filepath.Join(dir, fmt.Sprintf("%02x", i)), 0o700))
-		}
+		must(t, os.Remove(dir))
+		must(t, os.Mkdir(dir, 0o700))
 		read()
 		if got := len(cacheFiles(t, dir)); got != 0 {
 			t.Errorf("%d files during the pause", got)
