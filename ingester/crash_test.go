@@ -21,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/object"
 )
@@ -176,45 +177,62 @@ func checkKilled(t *testing.T, r *rig, round int, acked map[string]bool) {
 }
 
 // The same at every single step: a history is replayed again and again, and at its n-th
-// operation on disk or store everything stops working, for each n.
-func TestStopAtEveryOperation(t *testing.T) {
-	errGone := errors.New("power is gone")
-	steps := 0
-	for n := 0; ; n++ {
-		count := 0
-		r := newRig(t)
-		memory := r.store
-		step := func(op, path string) error {
-			if count++; count > n {
-				return errGone
+// operation on disk or store everything stops working, or that one operation fails, for
+// each n.
+func TestFailureAtEveryOperation(t *testing.T) {
+	for _, once := range []bool{false, true} {
+		steps := 0
+		for n := 0; steps == 0; n++ {
+			if count := failAt(t, n, once); count <= n {
+				steps = count
 			}
+		}
+		if steps < 60 {
+			t.Errorf("the history has %d operations, too few to mean anything", steps)
+		}
+	}
+}
+
+// failAt runs the history with a failure at operation n, checks, and returns how many
+// operations there were.
+func failAt(t *testing.T, n int, once bool) (count int) {
+	t.Helper()
+	errGone := errors.New("power is gone")
+	what := ""
+	r := newRig(t)
+	healthy := r.store
+	step := func(op, path string) error {
+		if count++; count <= n || once && count > n+1 {
 			return nil
 		}
-		r.disk.set(step)
-		r.Ingester.store = &faultyStore{Store: memory, fail: func(op string) error { return step(op, "") }}
-		acked := history(r)
-		r.disk.set(nil)
-		r.crash()
-		r.store = memory
-		r.start()
-		if diff := cmp.Diff(rendered(acked...), r.everywhere("t")); diff != "" {
-			t.Fatalf("stopped at operation %d: rows differ (-acknowledged +found):\n%s\nfiles: %v", n, diff, r.files())
+		if what == "" {
+			what = fmt.Sprintf("failure at operation %d, %s %s, once: %v", n, op, filepath.Base(path), once)
 		}
-		// And from there everything goes on.
-		r.push("t", logs("after", entry(day0, "after")))
-		acked = append(acked, logs("after", entry(day0, "after")))
-		r.must(r.Flush(context.Background()))
-		if diff := cmp.Diff(rendered(acked...), r.stored("t")); diff != "" {
-			t.Fatalf("stopped at operation %d, then flushed: rows differ (-acknowledged +stored):\n%s", n, diff)
-		}
-		r.must(r.Close())
-		if steps = count; count <= n {
-			break
+		return errGone
+	}
+	r.disk.set(step)
+	r.Ingester.store = &faultyStore{Store: healthy, fail: func(op string) error { return step(op, "") }}
+	acked := history(r)
+	check := func(when string, got []string) {
+		t.Helper()
+		if diff := cmp.Diff(rendered(acked...), got); diff != "" {
+			t.Fatalf("%s: %s: rows differ (-acknowledged +found):\n%s\nfiles: %v", what, when, diff, r.files())
 		}
 	}
-	if steps < 30 {
-		t.Errorf("the history has %d operations, too few to mean anything", steps)
-	}
+	r.disk.set(nil)
+	r.store = healthy
+	check("before the restart", r.everywhere("t"))
+	r.crash()
+	r.start()
+	check("after the restart", r.everywhere("t"))
+	// And from there everything goes on.
+	more := logs("after", entry(day0, "after"))
+	r.push("t", more)
+	acked = append(acked, more)
+	r.must(r.Flush(context.Background()))
+	check("flushed", r.stored("t"))
+	r.must(r.Close())
+	return count
 }
 
 // history takes entries through all that can happen to them, and returns those that were
@@ -306,4 +324,79 @@ func TestNamesAreStates(t *testing.T) {
 	expect("segments/1-….uploaded", "wal/0000000000000003.active")
 	r.must(r.send(ctx, true))
 	expect("wal/0000000000000003.active")
+}
+
+// A torn tail is cut once and for all: the file that it was cut from is replayed again
+// when the next process dies before it is flushed.
+func TestTornTail(t *testing.T) {
+	r := newRig(t)
+	s := logs("a", entry(day0, "acknowledged"))
+	r.push("t", s)
+	r.crash()
+	f, err := os.OpenFile(r.walPath(1, extActive), os.O_APPEND|os.O_WRONLY, 0)
+	r.must(err)
+	_, err = f.WriteString("half a frame, in which the power went")
+	r.must(errors.Join(err, f.Close()))
+	for range 3 {
+		r.start()
+		if diff := cmp.Diff(rendered(s), r.rows("t")); diff != "" {
+			t.Fatalf("rows differ (-acknowledged +found):\n%s", diff)
+		}
+		r.crash()
+	}
+	r.start()
+}
+
+// Damage stops the start, with a message that helps, and does not stop a start that was
+// told to salvage.
+func TestDamageAndSalvage(t *testing.T) {
+	for name, where := range map[string]func(r *rig) string{
+		"log":     func(r *rig) string { return r.walPath(1, extSealed) },
+		"segment": func(r *rig) string { return glob(t, r, "segments/t/*/*.seg") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t)
+			r.push("t", logs("a", entry(day0, "in the damaged part")))
+			r.push("t", logs("a", entry(day0+1, "behind it")))
+			r.must(r.freeze())
+			if name == "segment" {
+				r.must(r.flushFrozen(context.Background()))
+			}
+			r.crash()
+			path := where(r)
+			data, err := os.ReadFile(path)
+			r.must(err)
+			if name == "log" {
+				data[40] ^= 1
+			} else {
+				data[len(data)-30] ^= 1
+			}
+			r.must(os.WriteFile(path, data, 0o600))
+			_, err = New(r.cfg, r.store, r.lim, prometheus.NewRegistry(), quiet)
+			if fault.Of(err) != fault.Corrupt || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "-ingester.salvage") {
+				t.Errorf("got %v (kind %d)\nwant kind Corrupt, the path and what to do", err, fault.Of(err))
+			}
+			r.cfg.Salvage = true
+			r.start()
+			if got, want := len(r.rows("t")), map[string]int{"log": 1, "segment": 0}[name]; got != want {
+				t.Errorf("salvaged %d rows, want %d", got, want)
+			}
+			if !slices.ContainsFunc(r.files(), func(f string) bool { return strings.HasSuffix(f, extDamaged) }) {
+				t.Errorf("the damaged file was not kept: %v", r.files())
+			}
+			r.push("t", logs("a", entry(day0, "life goes on")))
+			r.must(r.Close())
+			r.cfg.Salvage = false
+			r.start()
+		})
+	}
+}
+
+func glob(t *testing.T, r *rig, pattern string) string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(r.cfg.Dir, pattern))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("%s: got %v, %v, want one file", pattern, found, err)
+	}
+	return found[0]
 }

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"runtime"
@@ -171,11 +172,12 @@ func (i *Ingester) flush(ctx context.Context, g *generation) (err error) {
 	}
 	// 4. The log is no longer needed. It goes before the segments can be merged, because a
 	// replay recognises them by their names.
-	if err = i.disk.Remove(g.walPath); err == nil {
-		err = i.disk.SyncDir(filepath.Dir(g.walPath))
-	}
-	if err != nil {
+	if err = i.disk.Remove(g.walPath); err != nil {
 		return fmt.Errorf("removing a write-ahead log that is done with: %w", err)
+	}
+	// The log is gone, so from here on the segments must stay, whatever happens.
+	if err := i.disk.SyncDir(filepath.Dir(g.walPath)); err != nil {
+		i.logger.Warn("removal of a write-ahead log is not durable; after a power cut it may be replayed once more", "path", g.walPath, "err", err)
 	}
 	// 5. In one step for queries, the memtable is gone and the segments are there.
 	i.mu.Lock()
@@ -272,9 +274,12 @@ type segmentFile struct {
 func (i *Ingester) createSegment(g *generation, td tenantDay) (*segmentFile, error) {
 	id := ulid.Make().String()
 	f := &segmentFile{newSegment: newSegment{tenantDay: td, path: i.localPath(td.tenant, td.day, g.seq, id)}}
-	err := i.disk.MkdirAll(filepath.Dir(f.path))
-	if err == nil {
-		f.file, err = i.disk.Create(f.path + extTemp)
+	// An upload may remove the directory, as empty, before the file is in it.
+	err := fs.ErrNotExist
+	for try := 0; try < 3 && errors.Is(err, fs.ErrNotExist); try++ {
+		if err = i.disk.MkdirAll(filepath.Dir(f.path)); err == nil {
+			f.file, err = i.disk.Create(f.path + extTemp)
+		}
 	}
 	if err != nil {
 		return nil, fmt.Errorf("flushing a memtable: %w", err)

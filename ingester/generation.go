@@ -70,10 +70,12 @@ func (i *Ingester) appendTo(g *generation, name model.Tenant, streams []model.St
 	t.append(streams, hashes)
 }
 
-// startGeneration makes the next generation with an empty log. It is not current yet.
-func (i *Ingester) startGeneration(seq uint64) (*generation, error) {
-	g := newGeneration(seq)
-	g.walPath = i.walPath(seq, extActive)
+// startGeneration makes the next generation with an empty log. It is not current yet. A
+// number is used once, so that the leftovers of a failure are never in the way.
+func (i *Ingester) startGeneration() (*generation, error) {
+	i.lastSeq++
+	g := newGeneration(i.lastSeq)
+	g.walPath = i.walPath(g.seq, extActive)
 	log, err := wal.Create(g.walPath, wal.Options{
 		NoSync:      !i.cfg.WALSync,
 		Create:      i.disk.Create,
@@ -104,7 +106,7 @@ func (i *Ingester) freeze() error {
 		return nil
 	}
 	// 1. The next log is durable before anybody can write to it.
-	next, err := i.startGeneration(old.seq + 1)
+	next, err := i.startGeneration()
 	if err != nil {
 		return err
 	}

@@ -59,9 +59,12 @@ type Ingester struct {
 
 	stopping atomic.Bool
 
-	freezing sync.Mutex // one freeze at a time
+	freezing sync.Mutex // one freeze at a time; guards lastSeq
+	lastSeq  uint64     // the newest generation's number
 	flushing semaphore  // one flush of frozen memtables at a time
-	sending  semaphore  // one round of merges and uploads at a time
+	sending  semaphore  // one round of merges and uploads at a time; guards leftovers
+	// leftovers are files to remove: merged, uploaded, and no longer served.
+	leftovers []string
 
 	freezeWanted, flushWanted, sendWanted chan struct{} // capacity 1
 
@@ -223,6 +226,10 @@ func (i *Ingester) Close() error {
 			tail.Close()
 		}
 	}
+	if err := i.sending.lock(ctx); err != nil {
+		return nil // a merge that does not end still reads the files; they end with the process
+	}
+	defer i.sending.unlock()
 	i.closeFiles()
 	return nil
 }

@@ -52,7 +52,8 @@ func (i *Ingester) recover() error {
 		return err
 	}
 	// 4. A fresh log for what comes now.
-	current, err := i.startGeneration(last + 1)
+	i.lastSeq = last
+	current, err := i.startGeneration()
 	if err != nil {
 		return err
 	}
@@ -317,8 +318,8 @@ func (i *Ingester) sealReplayed(g *generation, res wal.Result) error {
 		return fmt.Errorf("cutting a write-ahead log: %w", err)
 	}
 	sealed := i.walPath(g.seq, extSealed)
-	if err := i.rename(g.walPath, sealed); err != nil {
-		return err
+	if err := i.disk.Rename(g.walPath, sealed); err != nil {
+		return fmt.Errorf("sealing a write-ahead log: %w", err)
 	}
 	g.walPath = sealed
 	return nil

@@ -74,7 +74,7 @@ func TestSlowTail(t *testing.T) {
 	r := newRig(t)
 	tail := r.tail("t", ".*")
 	line := strings.Repeat("x", 64<<10)
-	const pushed = 2000
+	const pushed = 1200
 	for n := range pushed {
 		r.push("t", logs("a", entry(day0+int64(n), line[:len(line)-n])))
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -61,6 +62,9 @@ func (i *Ingester) send(ctx context.Context, all bool) error {
 		return err
 	}
 	defer i.sending.unlock()
+	if err := i.open(); err != nil {
+		return err
+	}
 	if err := i.removeUploaded(time.Now()); err != nil {
 		return err
 	}
@@ -151,22 +155,10 @@ func (i *Ingester) merge(ctx context.Context, inputs []*localSegment) error {
 func (i *Ingester) promote(s *localSegment) error {
 	key := catalog.KeyFor(s.tenant, s.day, s.info.Level, s.info.MinTime, s.info.MaxTime, s.info.ID)
 	path := i.objectPath(key, extUploading)
-	if err := i.rename(s.path, path); err != nil {
-		return err
+	if err := i.disk.Rename(s.path, path); err != nil {
+		return fmt.Errorf("marking a segment for upload: %w", err)
 	}
 	i.setState(s, path, extUploading, key)
-	return nil
-}
-
-// rename is a transition of a segment's state, made durable.
-func (i *Ingester) rename(from, to string) error {
-	err := i.disk.Rename(from, to)
-	if err == nil {
-		err = i.disk.SyncDir(filepath.Dir(to))
-	}
-	if err != nil {
-		return fmt.Errorf("renaming a segment: %w", err)
-	}
 	return nil
 }
 
@@ -195,19 +187,33 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 		err = file.Sync()
 	}
 	if err = errors.Join(err, file.Close()); err == nil {
-		err = i.rename(temp, path)
+		err = i.disk.Rename(temp, path)
+	}
+	if err == nil {
+		// Before the inputs are removed: else a power cut could leave neither.
+		err = i.disk.SyncDir(filepath.Dir(path))
+	}
+	var merged *localSegment
+	if err == nil {
+		merged, err = openLocal(ctx, td, path, extUploading, key)
 	}
 	if err != nil {
-		_ = i.disk.Remove(temp)
+		// It must not stay under either name, for its inputs do.
+		_, _ = i.disk.Remove(temp), i.disk.Remove(path)
 		return nil, fmt.Errorf("merging %d segments of tenant %s, %s: %w", len(inputs), td.tenant, td.day, err)
 	}
-	return openLocal(ctx, td, path, extUploading, key)
+	return merged, nil
 }
 
 // upload puts a segment into the object store. The key is in the file's name, so that
 // trying again, also after a crash, replaces the object instead of adding another.
 func (i *Ingester) upload(ctx context.Context, s *localSegment) error {
 	start := time.Now()
+	// The name is the decision for the key. It has to be durable before the object exists,
+	// or the next attempt might decide differently.
+	if err := i.disk.SyncDir(filepath.Dir(s.path)); err != nil {
+		return fmt.Errorf("uploading a segment: %w", err)
+	}
 	file, err := os.Open(s.path)
 	if err != nil {
 		return fmt.Errorf("uploading a segment: %w", err)
@@ -224,8 +230,8 @@ func (i *Ingester) upload(ctx context.Context, s *localSegment) error {
 		return fmt.Errorf("verifying an upload: object %s in %s has %d bytes, want %d", s.key, i.store, got.Size, s.info.Size)
 	}
 	path := i.objectPath(s.key, extUploaded)
-	if err := i.rename(s.path, path); err != nil {
-		return err
+	if err := i.disk.Rename(s.path, path); err != nil {
+		return fmt.Errorf("noting an upload: %w", err)
 	}
 	i.setState(s, path, extUploaded, s.key)
 	i.metrics.uploadSeconds.Observe(time.Since(start).Seconds())
@@ -234,13 +240,27 @@ func (i *Ingester) upload(ctx context.Context, s *localSegment) error {
 }
 
 // removeUploaded removes the segments that the object store has had for long enough.
+//
+// A merged segment is also what tells a restart that its inputs are void, so it stays
+// until they are gone, durably; else they would come back and be uploaded once more.
 func (i *Ingester) removeUploaded(now time.Time) error {
+	if err := i.removeLeftovers(); err != nil {
+		return err
+	}
 	var done []*localSegment
-	for _, list := range i.inState(extUploaded) {
+	for td, list := range i.inState(extUploaded) {
+		synced := false
 		for _, s := range list {
-			if now.Sub(s.since) >= i.cfg.KeepAfterUpload {
-				done = append(done, s)
+			if now.Sub(s.since) < i.cfg.KeepAfterUpload {
+				continue
 			}
+			if !synced {
+				if err := i.disk.SyncDir(i.segmentDir(td.tenant, td.day)); err != nil {
+					return fmt.Errorf("removing uploaded segments: %w", err)
+				}
+				synced = true
+			}
+			done = append(done, s)
 		}
 	}
 	if len(done) == 0 {
@@ -253,22 +273,26 @@ func (i *Ingester) removeUploaded(now time.Time) error {
 }
 
 // removeFiles removes the files of segments that are no longer listed. Queries that still
-// read them have them open.
+// read them have them open. What cannot be removed is tried again before anything else is.
 func (i *Ingester) removeFiles(segments []*localSegment) error {
-	dirs := make(map[string]bool)
-	var errs []error
 	for _, s := range segments {
 		s.unpin()
-		errs = append(errs, i.disk.Remove(s.path))
-		dirs[filepath.Dir(s.path)] = true
+		i.leftovers = append(i.leftovers, s.path)
 	}
-	for dir := range dirs {
-		// Without this a power cut could bring back the inputs of a merge after the
-		// merged segment itself is gone, and they would be uploaded once more.
-		errs = append(errs, i.disk.SyncDir(dir))
+	return i.removeLeftovers()
+}
+
+func (i *Ingester) removeLeftovers() error {
+	for n, path := range i.leftovers {
+		if err := i.disk.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			i.leftovers = i.leftovers[n:]
+			return fmt.Errorf("removing a segment that is done with: %w", err)
+		}
+		// A day's directory goes with its last file, and a tenant's with its last day.
+		if os.Remove(filepath.Dir(path)) == nil {
+			_ = os.Remove(filepath.Dir(filepath.Dir(path)))
+		}
 	}
-	if err := errors.Join(errs...); err != nil {
-		return fmt.Errorf("removing segments that are done with: %w", err)
-	}
+	i.leftovers = nil
 	return nil
 }
