@@ -42,7 +42,7 @@ func TestLevelsOfReference(t *testing.T) {
 		stream, _ := json.Marshal(c.Labels)
 		values, _ := json.Marshal(value)
 		var got string
-		k.next = pusherFunc(func(md labels.Labels) { got = md.Get(detectedLevel) })
+		k.next = pusherFunc(func(_ labels.Labels, e model.Entry) { got = e.Metadata.Get(detectedLevel) })
 		if status, text := k.post(at(string(stream), string(values))); status != 204 {
 			t.Fatalf("%s: %d %s", values, status, text)
 		}
@@ -153,13 +153,13 @@ func BenchmarkLevelOfLine(b *testing.B) {
 	}
 }
 
-// pusherFunc is a Pusher that is shown the metadata of each entry.
-type pusherFunc func(labels.Labels)
+// pusherFunc is a Pusher that is shown each entry.
+type pusherFunc func(labels.Labels, model.Entry)
 
 func (f pusherFunc) Push(_ context.Context, _ model.Tenant, streams []model.Stream) error {
 	for _, s := range streams {
 		for _, e := range s.Entries {
-			f(e.Metadata)
+			f(s.Labels, e)
 		}
 	}
 	return nil

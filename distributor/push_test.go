@@ -12,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -313,6 +314,29 @@ func TestInflightBound(t *testing.T) {
 	}
 }
 
+// TestConcurrentPushes checks that buffers which are used again never mix pushes.
+func TestConcurrentPushes(t *testing.T) {
+	k := newKit(t, "ingestion_rate_mb: 0")
+	k.next = pusherFunc(func(lbs labels.Labels, e model.Entry) {
+		time.Sleep(time.Microsecond)
+		if who := lbs.Get("app"); string(e.Line) != "info "+who || e.Metadata.Get("id") != who {
+			t.Errorf("%s was given %q %s", who, e.Line, e.Metadata)
+		}
+	})
+	var wg sync.WaitGroup
+	for i := range 8 {
+		wg.Go(func() {
+			for j := range 50 {
+				who := strings.Repeat(fmt.Sprint(i), 1+j)
+				if status, text := k.post(at(`{"app":"`+who+`"}`, `["NOW","info `+who+`",{"id":"`+who+`"}]`)); status != 204 {
+					t.Errorf("%d %s", status, text)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
 // TestPushFromInside checks that the caller's streams are left as they were.
 func TestPushFromInside(t *testing.T) {
 	k := newKit(t, "max_line_size: 10")
@@ -386,7 +410,7 @@ func TestManyRefusalsStaySmall(t *testing.T) {
 }
 
 // benchmarkBody is a push of about 1 MB of log lines in ten streams.
-func benchmarkBody(b testing.TB, metadata bool) (body []byte, raw int) {
+func benchmarkBody(b testing.TB, metadata, asJSON bool) (body []byte, raw int) {
 	text, err := os.ReadFile("testdata/lines.log")
 	if err != nil {
 		b.Fatal(err)
@@ -406,8 +430,27 @@ func benchmarkBody(b testing.TB, metadata bool) (body []byte, raw int) {
 		s.Entries = append(s.Entries, e)
 		raw += len(line)
 	}
+	if asJSON {
+		return jsonBody(b, streams), raw
+	}
 	var enc wire.Encoder
 	return bytes.Clone(enc.Push(streams)), raw
+}
+
+func jsonBody(b testing.TB, streams []model.Stream) []byte {
+	var list []any
+	for _, s := range streams {
+		var values [][]any
+		for _, e := range s.Entries {
+			values = append(values, []any{fmt.Sprint(e.Timestamp), string(e.Line)})
+		}
+		list = append(list, map[string]any{"stream": s.Labels.Map(), "values": values})
+	}
+	body, err := json.Marshal(map[string]any{"streams": list})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return body
 }
 
 type discard struct{}
@@ -416,16 +459,20 @@ func (discard) Push(context.Context, model.Tenant, []model.Stream) error { retur
 
 // BenchmarkPush measures all that a distributor does with a push of 1 MB of raw lines.
 func BenchmarkPush(b *testing.B) {
-	for _, metadata := range []bool{false, true} {
-		b.Run(fmt.Sprintf("metadata=%t", metadata), func(b *testing.B) {
-			body, raw := benchmarkBody(b, metadata)
+	for _, kind := range []string{"proto", "metadata", "json"} {
+		b.Run(kind, func(b *testing.B) {
+			body, raw := benchmarkBody(b, kind == "metadata", kind == "json")
+			contentType := wire.ContentTypeProto
+			if kind == "json" {
+				contentType = "application/json"
+			}
 			k := newKit(b, "ingestion_rate_mb: 0")
 			k.next = discard{}
 			b.SetBytes(int64(raw))
 			b.ReportAllocs()
 			for b.Loop() {
 				r := httptest.NewRequest(http.MethodPost, "/loki/api/v1/push", bytes.NewReader(body))
-				r.Header.Set("Content-Type", wire.ContentTypeProto)
+				r.Header.Set("Content-Type", contentType)
 				w := httptest.NewRecorder()
 				k.ServePush(w, r)
 				if w.Code != 204 {
@@ -438,7 +485,7 @@ func BenchmarkPush(b *testing.B) {
 
 // TestAllocationsPerPush holds the hot path to what does not grow with the lines.
 func TestAllocationsPerPush(t *testing.T) {
-	body, _ := benchmarkBody(t, false)
+	body, _ := benchmarkBody(t, false, false)
 	k := newKit(t, "ingestion_rate_mb: 0")
 	k.next = discard{}
 	n := testing.AllocsPerRun(20, func() {
