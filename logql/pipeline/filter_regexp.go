@@ -98,6 +98,11 @@ func concatTest(tree *syntax.Regexp) lineTest {
 			return nil
 		}
 	}
+	for _, t := range texts {
+		if t.text == "" {
+			return matchAll{}
+		}
+	}
 	return newAnyText(texts)
 }
 

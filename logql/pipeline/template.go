@@ -17,6 +17,8 @@ const (
 	maxTemplateBytes = 4 << 20
 	// maxTemplateSteps bounds the loop rounds and template calls of one execution.
 	maxTemplateSteps = 1 << 17
+	// callSteps is what calling a named template costs, since calls may nest.
+	callSteps = 16
 	// maxTemplateRegexps bounds the compiled expressions that are kept.
 	maxTemplateRegexps = 64
 )
@@ -53,24 +55,27 @@ func (e *templateEnv) parse(name, text string) (*template.Template, error) {
 	return template.New(name).Option("missingkey=zero").Funcs(funcs).Parse(text)
 }
 
-// guard makes the template count its steps: a call of the step function goes in front
-// of the body of each loop and of each named template. The function is unknown while
+// guard makes the template count its steps: a call that counts goes in front
+// of the body of each loop and of each named template. The functions are unknown while
 // the template is parsed, so no query can name it.
 func (e *templateEnv) guard(t *template.Template) {
-	t.Funcs(template.FuncMap{"__step__": e.step})
+	t.Funcs(template.FuncMap{
+		"__step__": func() (string, error) { return e.step(1) },
+		"__call__": func() (string, error) { return e.step(callSteps) },
+	})
 	for _, named := range t.Templates() {
 		if named.Tree == nil || named.Root == nil {
 			continue
 		}
 		guardLoops(named.Tree, named.Root)
 		if named != t {
-			prepend(named.Tree, named.Root)
+			prepend(named.Tree, named.Root, "__call__")
 		}
 	}
 }
 
-func (e *templateEnv) step() (string, error) {
-	if e.steps++; e.steps > maxTemplateSteps {
+func (e *templateEnv) step(n int) (string, error) {
+	if e.steps += n; e.steps > maxTemplateSteps {
 		return "", errTemplateSteps
 	}
 	return "", nil
@@ -85,7 +90,7 @@ func guardLoops(tree *parse.Tree, list *parse.ListNode) {
 		case *parse.RangeNode:
 			guardLoops(tree, n.List)
 			guardLoops(tree, n.ElseList)
-			prepend(tree, n.List)
+			prepend(tree, n.List, "__step__")
 		case *parse.IfNode:
 			guardLoops(tree, n.List)
 			guardLoops(tree, n.ElseList)
@@ -96,10 +101,10 @@ func guardLoops(tree *parse.Tree, list *parse.ListNode) {
 	}
 }
 
-// prepend puts a call of the step function in front of a list.
-func prepend(tree *parse.Tree, list *parse.ListNode) {
+// prepend puts a call of a function without arguments in front of a list.
+func prepend(tree *parse.Tree, list *parse.ListNode, function string) {
 	call := &parse.CommandNode{NodeType: parse.NodeCommand, Pos: list.Pos}
-	call.Args = []parse.Node{parse.NewIdentifier("__step__").SetPos(list.Pos).SetTree(tree)}
+	call.Args = []parse.Node{parse.NewIdentifier(function).SetPos(list.Pos).SetTree(tree)}
 	pipe := &parse.PipeNode{NodeType: parse.NodePipe, Pos: list.Pos, Cmds: []*parse.CommandNode{call}}
 	action := &parse.ActionNode{NodeType: parse.NodeAction, Pos: list.Pos, Pipe: pipe}
 	list.Nodes = append([]parse.Node{action}, list.Nodes...)
