@@ -57,13 +57,10 @@ var byteClass = func() (t [256]uint16) {
 
 // gramHash hashes six bytes, least significant first, or the four of them that count.
 // The order of hashes must look random, else frequent grams become keys everywhere.
-func gramHash(gram uint64) uint64 {
-	h := gram * 0x9fb21c651e98df25
-	return h ^ h>>32
-}
+func gramHash(gram uint64) uint64 { return gram * 0x9fb21c651e98df25 }
 
 // gramKey turns the hash of a minimizer, which is biased towards small values, into a key.
-func gramKey(h uint64) uint32 { return uint32((h * 0xd6e8feb86659fd93) >> (64 - keyBits)) }
+func gramKey(h uint64) uint32 { return uint32(((h ^ h>>32) * 0xd6e8feb86659fd93) >> (64 - keyBits)) }
 
 const (
 	shortGram = 1<<32 - 1

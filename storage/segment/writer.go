@@ -22,7 +22,7 @@ type WriterOptions struct {
 	MergedFrom []string // ids of the segments whose rows this one holds
 
 	Codec     Codec     // of the lines; zstd by default
-	ZstdLevel ZstdLevel // of everything
+	ZstdLevel ZstdLevel // of the lines; ZstdFastest by default
 
 	// RowHash adds a column with model.RowHash of each row: 8 bytes per row, which let
 	// replicas be compared without their lines.
@@ -239,8 +239,10 @@ func (w *Writer) Close() (Info, error) {
 	return ft.info(), nil
 }
 
-// compression of everything but the lines.
-func (w *Writer) small() compression { return compression{CodecZstd, w.opts.ZstdLevel} }
+// small is the compression of everything but the lines, where a better level is cheap.
+func (w *Writer) small() compression { return compression{CodecZstd, smallLevel(w.opts.ZstdLevel)} }
+
+func smallLevel(level ZstdLevel) ZstdLevel { return max(level, ZstdDefault) }
 
 func (w *Writer) writePostings() error {
 	b := buildPostings(w.streams)
