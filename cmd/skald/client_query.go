@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -174,7 +175,8 @@ func runInstantQuery(ctx context.Context, std stdio, args []string) error {
 	return c.out.samples(a.Samples)
 }
 
-// printStats prints every number in the server's statistics, one per line, by its path.
+// printStats prints the numbers in the server's statistics that are not zero, one per line,
+// by their paths.
 func (c *clientCommand) printStats(stats json.RawMessage) error {
 	if len(stats) == 0 {
 		return nil
@@ -208,6 +210,8 @@ func flatten(prefix string, v any, rows map[string]string) {
 			flatten(name, inner, rows)
 		}
 	case float64:
-		rows[prefix] = fmt.Sprintf("%v", v)
+		if v != 0 {
+			rows[prefix] = strconv.FormatFloat(v, 'f', -1, 64)
+		}
 	}
 }
