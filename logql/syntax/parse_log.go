@@ -316,8 +316,12 @@ func (p *parser) comparison(name string, op token) *LabelFilter {
 	return &LabelFilter{Number: n}
 }
 
-// bytesText writes a size in its largest unit, or exactly if that would round it.
+// bytesText writes a size in its largest unit, or exactly if that would round it. Zero
+// has a unit that does not make it the start of a binary number.
 func bytesText(b uint64) string {
+	if b == 0 {
+		return "0kB"
+	}
 	text := stripSpace(humanize.Bytes(b))
 	if back, err := humanize.ParseBytes(text); err == nil && back == b && b < 1e18 {
 		return text

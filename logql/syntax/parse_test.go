@@ -93,7 +93,7 @@ func TestRoundTrip(t *testing.T) {
 	}
 	for _, q := range []string{
 		`1/0`, `1e308*10`, `-1e308*10`, `2^-1`, `-1*0`, `vector(1e-9)`, `vector(1e300)`,
-		`{a="b"} | x>1e999`, `{a="b"} | x>1234567B`, `{a="b"} | x=1.5us`, `{a="b"} | x=-90m`,
+		`{a="b"} | x>1e999`, `{a="b"} | x>1234567B`, `{a="b"} | x>0k`, `{a="b"} | x=1.5us`, `{a="b"} | x=-90m`,
 		`{a="b"} | x=~"a.*c.*d" | y!~"a.*c.*d" | z=~"a` + "`" + `.+.b"`,
 		`{é="ü"} | é="ü" | drop é="x"`, `{@="x"}`, `{! = "x"} | ! > 5 | logfmt ! | label_format ! = "x"`, `{a="\xff\n\x00\u2028"}`,
 		`{a="b"} |= ip("1.2.3.4") or "x" or ip("::1")`, `{a="b"} != "x" or ip("::1") or "z"`,
