@@ -1,6 +1,7 @@
 package scan
 
 import (
+	"context"
 	"fmt"
 	"math"
 )
@@ -25,8 +26,9 @@ type accumulator interface {
 	// merge takes all of from, an accumulator of the same operation, whose series i is
 	// to[i] here.
 	merge(from accumulator, to []int)
-	// result computes the values of a series over the grid.
-	result(series int, w *windows) column
+	// result computes the values of a series over the grid. It may be called for different
+	// series at once, and may return early with anything when the context is over.
+	result(ctx context.Context, series int, w *windows) column
 	// size is the memory held, in bytes.
 	size() int64
 }
@@ -119,7 +121,7 @@ func (c *counts) merge(from accumulator, to []int) {
 	mergeCells(&c.cells, &from.(*counts).cells, to, func(a, b int64) int64 { return a + b })
 }
 
-func (c *counts) result(series int, w *windows) column {
+func (c *counts) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	s := strips(&c.cells, series)
 	from, to := w.touching(s.first, s.first+len(s.cells))
@@ -166,7 +168,7 @@ func (c *sums) merge(from accumulator, to []int) {
 	mergeCells(&c.cells, &from.(*sums).cells, to, addSums)
 }
 
-func (c *sums) result(series int, w *windows) column {
+func (c *sums) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	slide(strips(&c.cells, series), w, addSums, func(i int, v sumCell) {
 		if v.n > 0 {
@@ -207,7 +209,7 @@ func (c *extremes) merge(from accumulator, to []int) {
 	mergeCells(&c.cells, &from.(*extremes).cells, to, c.better)
 }
 
-func (c *extremes) result(series int, w *windows) column {
+func (c *extremes) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	slide(strips(&c.cells, series), w, c.better, func(i int, v extreme) {
 		if v.some {
@@ -257,7 +259,7 @@ func (c *ends) merge(from accumulator, to []int) {
 	mergeCells(&c.cells, &from.(*ends).cells, to, c.pick)
 }
 
-func (c *ends) result(series int, w *windows) column {
+func (c *ends) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	slide(strips(&c.cells, series), w, c.pick, func(i int, v end) {
 		if v.some {

@@ -1,6 +1,9 @@
 package scan
 
-import "math"
+import (
+	"context"
+	"math"
+)
 
 // moments is avg, stdvar and stddev_over_time: Welford's running mean and sum of
 // squared deviations, which can be joined (Chan, Golub, LeVeque 1979).
@@ -66,7 +69,7 @@ func (c *moments) merge(from accumulator, to []int) {
 	mergeCells(&c.cells, &from.(*moments).cells, to, moment.join)
 }
 
-func (c *moments) result(series int, w *windows) column {
+func (c *moments) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	slide(strips(&c.cells, series), w, moment.join, func(i int, v moment) {
 		if v.n > 0 {

@@ -2,7 +2,9 @@ package scan
 
 import (
 	"cmp"
+	"context"
 	"math"
+	"math/bits"
 	"slices"
 	"unsafe"
 )
@@ -81,39 +83,78 @@ func (c *quantiles) merge(from accumulator, to []int) {
 	}
 }
 
-func (c *quantiles) result(series int, w *windows) column {
+func (c *quantiles) result(ctx context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	s := strips(&c.cells, series)
 	if len(s.cells) == 0 {
 		return out
 	}
+	var all []weighted
 	for i := range s.cells {
 		s.cells[i] = compact(s.cells[i])
+		all = append(all, s.cells[i]...)
 	}
-	var window []weighted
+	window := newRanked(compact(all))
 	from, to := w.touching(s.first, s.first+len(s.cells))
-	for i := from; i < to; i++ {
+	for i, b, e := from, 0, 0; i < to && ctx.Err() == nil; i++ {
 		lo, hi := w.span(i)
-		window = window[:0]
-		sorted := true
-		for b := max(lo-s.first, 0); b < min(hi-s.first, len(s.cells)); b++ {
-			sorted = sorted && (len(window) == 0 || len(s.cells[b]) == 0)
-			window = append(window, s.cells[b]...)
+		lo, hi = max(lo-s.first, 0), min(hi-s.first, len(s.cells))
+		for ; b < min(lo, e); b++ {
+			window.add(s.cells[b], -1)
 		}
-		if len(window) == 0 {
-			continue
+		if b < lo { // nothing is left, and buckets between the windows are skipped
+			b, e = lo, lo
 		}
-		if !sorted {
-			slices.SortFunc(window, func(a, b weighted) int { return cmp.Compare(a.value, b.value) })
+		for ; e < hi; e++ {
+			window.add(s.cells[e], +1)
 		}
-		out.set(i, quantile(c.q, window))
+		if window.n > 0 {
+			out.set(i, window.quantile(c.q))
+		}
 	}
 	return out
 }
 
-// quantile interpolates linearly between the two values around rank q·(n−1). The
-// values are sorted; there is at least one.
-func quantile(q float64, sorted []weighted) float64 {
+// ranked is a multiset of values that finds the value of a rank: a Fenwick tree of
+// counts over all values of the series in order. As a window moves on, every value
+// enters once and leaves once, at a price that is logarithmic in their number.
+type ranked struct {
+	values []weighted // sorted and distinct; their n is not used
+	tree   []int64    // tree[i] counts the values (i−lowbit(i), i], one-based
+	n      int64
+}
+
+func newRanked(values []weighted) *ranked {
+	return &ranked{values: values, tree: make([]int64, len(values)+1)}
+}
+
+// add puts sorted values in, or takes them out when sign is −1.
+func (r *ranked) add(ws []weighted, sign int64) {
+	at := 0
+	for _, w := range ws {
+		i, _ := slices.BinarySearchFunc(r.values[at:], w.value, func(a weighted, v float64) int { return cmp.Compare(a.value, v) })
+		at += i
+		r.n += sign * w.n
+		for i := at + 1; i < len(r.tree); i += i & -i {
+			r.tree[i] += sign * w.n
+		}
+	}
+}
+
+// at is the value with so many values before it.
+func (r *ranked) at(rank int64) float64 {
+	i := 0
+	for half := 1 << (bits.Len(uint(len(r.values))) - 1); half > 0; half /= 2 {
+		if next := i + half; next < len(r.tree) && r.tree[next] <= rank {
+			i = next
+			rank -= r.tree[next]
+		}
+	}
+	return r.values[min(i, len(r.values)-1)].value
+}
+
+// quantile interpolates linearly between the two values around rank q·(n−1).
+func (r *ranked) quantile(q float64) float64 {
 	switch {
 	case math.IsNaN(q):
 		return math.NaN()
@@ -122,25 +163,11 @@ func quantile(q float64, sorted []weighted) float64 {
 	case q > 1:
 		return math.Inf(+1)
 	}
-	var n int64
-	for _, w := range sorted {
-		n += w.n
-	}
-	rank := q * float64(n-1)
-	lower := max(0, int64(math.Floor(rank)))
-	upper := min(n-1, lower+1)
+	rank := q * float64(r.n-1)
+	lower := int64(math.Floor(rank))
+	upper := min(r.n-1, lower+1)
 	weight := rank - math.Floor(rank)
-	return at(sorted, lower)*(1-weight) + at(sorted, upper)*weight
-}
-
-func at(sorted []weighted, index int64) float64 {
-	for _, w := range sorted {
-		if index < w.n {
-			return w.value
-		}
-		index -= w.n
-	}
-	return sorted[len(sorted)-1].value
+	return r.at(lower)*(1-weight) + r.at(upper)*weight
 }
 
 // counters is rate_counter, which needs all samples of a window in order of time.
@@ -197,7 +224,7 @@ func (r rise) join(o rise) rise {
 	return rise{r.n + o.n, r.first, o.last, drops}
 }
 
-func (c *counters) result(series int, w *windows) column {
+func (c *counters) result(_ context.Context, series int, w *windows) column {
 	out := newColumn(int(w.points))
 	s := strips(&c.cells, series)
 	rises := strip[rise]{first: s.first, cells: make([]rise, len(s.cells))}

@@ -168,7 +168,7 @@ func accumulated(t *testing.T, op operation, w *windows, series [][]sample, rnd 
 	}
 	out := make([]column, len(series))
 	for i := range series {
-		out[i] = parts[0].result(i, w)
+		out[i] = parts[0].result(t.Context(), i, w)
 	}
 	return out
 }
@@ -190,7 +190,7 @@ func TestAccumulatorsWithOddValues(t *testing.T) {
 		for i, v := range values {
 			acc.add(0, 0, sample{value: v, ts: int64(i + 1)})
 		}
-		if got := acc.result(0, &w).values[0]; !close(got, want) {
+		if got := acc.result(t.Context(), 0, &w).values[0]; !close(got, want) {
 			t.Errorf("%s of %v: got %v, want %v", op, values, got, want)
 		}
 	}
@@ -218,7 +218,7 @@ func TestInfinityLeavesWithItsBucket(t *testing.T) {
 			acc.add(0, w.bucket(int64(i*10+5)), sample{value: v, ts: int64(i*10 + 5)})
 		}
 		want := map[string]float64{"sum_over_time": 6, "avg_over_time": 3}[op]
-		if got := acc.result(0, &w).values[3]; got != want {
+		if got := acc.result(t.Context(), 0, &w).values[3]; got != want {
 			t.Errorf("%s: got %v, want %v", op, got, want)
 		}
 	}
@@ -233,7 +233,7 @@ func TestQuantilesJoinEqualValues(t *testing.T) {
 	if q.size() > 1<<14 {
 		t.Errorf("100000 samples of 50 values take %d bytes", q.size())
 	}
-	if got := q.result(0, &w).values[0]; got != 24.5 {
+	if got := q.result(t.Context(), 0, &w).values[0]; got != 24.5 {
 		t.Errorf("median = %v, want 24.5", got)
 	}
 }

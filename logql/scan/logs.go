@@ -131,7 +131,7 @@ type logWorker struct {
 	*logScan
 	pipe   *pipeline.Pipeline
 	reader blockReader
-	marks  []*marked
+	marks  map[*pipeline.Set]*marked
 	// cursors are the runs of the block, a heap in order of time.
 	cursors cursors
 }
@@ -210,16 +210,23 @@ type marked struct {
 	text                             string
 }
 
+// maxMarks bounds the label sets that a worker remembers; past it, it starts afresh.
+const maxMarks = 1 << 14
+
 func (w *logWorker) mark(lbs *pipeline.Labels) *marked {
 	set := lbs.Set()
-	if set.Slot == 0 {
-		w.marks = append(w.marks, &marked{
+	m, ok := w.marks[set]
+	if !ok {
+		if w.marks == nil || len(w.marks) >= maxMarks {
+			w.marks = map[*pipeline.Set]*marked{}
+		}
+		m = &marked{
 			labels: set.Labels, stream: lbs.Stream(), metadata: lbs.Metadata(), parsed: lbs.Parsed(),
 			text: set.Labels.String(),
-		})
-		set.Slot = int32(len(w.marks))
+		}
+		w.marks[set] = m
 	}
-	return w.marks[set.Slot-1]
+	return m
 }
 
 // hit is an entry that passed.

@@ -151,6 +151,38 @@ func TestLogsOrderEqualTimes(t *testing.T) {
 	f(scan.LogsQuery{Limit: 9, Interval: 1, Forward: true}, "036")
 }
 
+// TestLogsShowEqualEntriesOnce: what the pipeline makes equal is one entry.
+func TestLogsShowEqualEntriesOnce(t *testing.T) {
+	var s model.Stream
+	s.Labels = labels.FromStrings("app", "a")
+	for i := range 12 {
+		s.Entries = append(s.Entries, model.Entry{
+			Timestamp: int64(i / 4), Line: []byte("x"), Metadata: labels.FromStrings("copy", fmt.Sprint(i), "half", fmt.Sprint(i%2)),
+		})
+	}
+	other := model.Stream{Labels: labels.FromStrings("app", "b"), Entries: s.Entries}
+	src := blocks.New([]model.Stream{s, other}, blocks.Options{RowsPerBlock: 5})
+	f := func(query string, limit, want int) {
+		t.Helper()
+		got, err := scan.Logs(t.Context(), src, parseLog(t, query), scan.LogsQuery{Range: model.TimeRange{Through: 9}, Limit: limit}, scan.Options{Workers: 2})
+		if err != nil {
+			t.Fatal(err)
+		}
+		n := 0
+		for _, s := range got {
+			n += len(s.Entries)
+		}
+		if n != want {
+			t.Errorf("%s limit %d: %d entries, want %d: %v", query, limit, n, want, got)
+		}
+	}
+	f(`{app=~"a|b"}`, 100, 24)
+	f(`{app=~"a|b"} | drop copy`, 100, 12)
+	f(`{app=~"a|b"} | drop copy`, 5, 5)
+	f(`{app=~"a|b"} | keep nothing`, 100, 6)
+	f(`{app=~"a|b"} | line_format "{{.copy}}" | keep nothing`, 100, 24)
+}
+
 // TestLimitedLogsStopEarly: the newest lines are found without decoding old blocks.
 func TestLimitedLogsStopEarly(t *testing.T) {
 	var s model.Stream

@@ -1,12 +1,13 @@
 package scan
 
 import (
-	"bytes"
 	"container/heap"
 	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -21,12 +22,15 @@ type top struct {
 	mu   struct {
 		sync.Mutex
 		hits worst
+		// seen are the hits by content.
+		seen map[content]struct{}
 	}
 }
 
 func newTop(q LogsQuery, b *budget) *top {
 	t := &top{q: q, budget: b}
 	t.mu.hits.forward = q.Forward
+	t.mu.seen = map[content]struct{}{}
 	t.edge.Store(math.MinInt64)
 	if q.Forward {
 		t.edge.Store(math.MaxInt64)
@@ -57,32 +61,55 @@ func (t *top) open(r model.TimeRange) model.TimeRange {
 // hitOverhead is what a hit costs besides its line.
 const hitOverhead = 128
 
-// add takes a hit when it is good enough. The line is copied; whoever called may reuse it.
+// content identifies what is shown of a hit, and the stored stream it comes from.
+type content struct {
+	ts             int64
+	stream, digest uint64
+}
+
+func (h *hit) content() content {
+	var d xxhash.Digest
+	d.Reset()
+	_, _ = d.WriteString(h.mark.text)
+	_, _ = d.Write(h.line)
+	return content{h.ts, h.stream, d.Sum64()}
+}
+
+// add takes a hit when it is good enough. Entries of one stored stream that the pipeline
+// has made equal are shown once. The line is copied; whoever called may reuse it.
 func (t *top) add(h hit) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	hits := &t.mu.hits
-	switch {
-	case len(hits.hits) < t.q.Limit:
-		h.line = bytes.Clone(h.line)
-		heap.Push(hits, h)
-		if err := t.budget.charge(int64(cap(h.line)) + hitOverhead); err != nil {
-			return err
-		}
-	case compareHits(&h, &hits.hits[0], t.q.Forward) < 0:
+	full := len(hits.hits) == t.q.Limit
+	if full && compareHits(&h, &hits.hits[0], t.q.Forward) >= 0 {
+		return nil
+	}
+	id := h.content()
+	if _, twice := t.mu.seen[id]; twice {
+		hits.prefer(h, id)
+		return nil
+	}
+	t.mu.seen[id] = struct{}{}
+	var room []byte
+	if full {
 		// The memory of the hit that leaves serves the one that comes.
-		room := hits.hits[0].line
-		h.line = append(room[:0], h.line...)
+		room = hits.hits[0].line
+		delete(t.mu.seen, hits.hits[0].content())
+	}
+	h.line = append(room[:0], h.line...)
+	grown := int64(cap(h.line) - cap(room))
+	if full {
 		hits.hits[0] = h
 		heap.Fix(hits, 0)
-		if err := t.budget.charge(int64(cap(h.line) - cap(room))); err != nil {
-			return err
-		}
+	} else {
+		heap.Push(hits, h)
+		grown += hitOverhead
 	}
 	if len(hits.hits) == t.q.Limit {
 		t.edge.Store(hits.hits[0].ts)
 	}
-	return nil
+	return t.budget.charge(grown)
 }
 
 // streams is the answer.
@@ -98,6 +125,18 @@ func (t *top) streams() []Stream {
 type worst struct {
 	hits    []hit
 	forward bool
+}
+
+// prefer gives a hit that is there already the place of its better twin.
+func (w *worst) prefer(h hit, id content) {
+	for i := range w.hits {
+		old := &w.hits[i]
+		if old.ts == h.ts && old.stream == h.stream && compareHits(&h, old, w.forward) < 0 && old.content() == id {
+			old.seq = h.seq
+			heap.Fix(w, i)
+			return
+		}
+	}
 }
 
 func (w *worst) Len() int           { return len(w.hits) }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"sync"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -52,7 +54,7 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 		return nil, err
 	}
 	if agg.Op == "absent_over_time" {
-		return s.absent(total), nil
+		return s.absent(ctx, total), nil
 	}
 	return s.results(ctx, total)
 }
@@ -122,33 +124,38 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 	return total, nil
 }
 
-// results slides the windows of every series.
+// results slides the windows of every series, on all cores.
 func (s *rangeScan) results(ctx context.Context, total *rangeWorker) ([]Series, error) {
-	out := make([]Series, 0, len(total.table.labels))
-	perSeries := 8*s.windows.points + s.windows.points/8 + seriesOverhead
-	for id, l := range total.table.labels {
-		if err := s.budget.charge(perSeries); err != nil {
-			return nil, err
-		}
-		if id%64 == 0 && ctx.Err() != nil {
-			return nil, ctx.Err()
-		}
-		c := total.acc.result(id, &s.windows)
-		out = append(out, Series{Labels: l, Values: c.values, Present: c.present})
-	}
-	if s.opts.SeriesLimited && len(out) > s.opts.MaxSeries {
+	all := total.table.labels
+	if s.opts.SeriesLimited && len(all) > s.opts.MaxSeries {
 		return nil, SeriesLimitError(s.opts.MaxSeries)
 	}
-	return out, nil
+	perSeries := 8*s.windows.points + s.windows.points/8 + seriesOverhead
+	if err := s.budget.charge(int64(len(all)) * perSeries); err != nil {
+		return nil, err
+	}
+	out := make([]Series, len(all))
+	var next atomic.Int64
+	var wg sync.WaitGroup
+	for range s.opts.workers(len(all)) {
+		wg.Go(func() {
+			for id := int(next.Add(1)) - 1; id < len(all) && ctx.Err() == nil; id = int(next.Add(1)) - 1 {
+				c := total.acc.result(ctx, id, &s.windows)
+				out[id] = Series{Labels: all[id], Values: c.values, Present: c.present}
+			}
+		})
+	}
+	wg.Wait()
+	return out, ctx.Err()
 }
 
 // absent turns counts into their opposite: one series with the labels that the selector
 // pins down, present where no series has a row.
-func (s *rangeScan) absent(total *rangeWorker) []Series {
+func (s *rangeScan) absent(ctx context.Context, total *rangeWorker) []Series {
 	c := newColumn(int(s.windows.points))
 	seen := model.NewBitmap(int(s.windows.points))
 	for id := range total.table.labels {
-		for w, bits := range total.acc.result(id, &s.windows).present {
+		for w, bits := range total.acc.result(ctx, id, &s.windows).present {
 			seen[w] |= bits
 		}
 	}

@@ -2,6 +2,7 @@ package scan
 
 import (
 	"context"
+	"slices"
 	"sort"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -14,9 +15,11 @@ import (
 // by code. Every stretch pays for clearing as much.
 const tallied = 256
 
-// tally counts the rows of a stretch by the code of one metadata column.
+// tally counts the rows of a stretch by the code of one metadata column. It counts in
+// two halves, because rows of one code follow each other and the processor would wait
+// for one counter to be stored before it is read again.
 type tally struct {
-	rows  [tallied]int64
+	rows  [2][tallied]int64
 	bytes [tallied]int64
 	// ids are the series by code, for one run; −1 where none is known yet.
 	ids []int
@@ -186,7 +189,7 @@ func (c *counter) stretch(from, to, bucket int) int64 {
 	case c.fixed >= 0 && r.dead == nil:
 		c.w.acc.addMany(c.fixed, bucket, int64(to-from), c.size(from, to))
 		return int64(to - from)
-	case c.fixed < 0 && c.tallied() && to-from >= len(r.columns[0].Values):
+	case c.fixed < 0 && r.dead == nil && c.tallied() && to-from >= len(r.columns[0].Values):
 		return c.tally(from, to, bucket)
 	}
 	var n int64
@@ -199,29 +202,35 @@ func (c *counter) stretch(from, to, bucket int) int64 {
 	return n
 }
 
-// tally is stretch for one column with a small dictionary.
-func (c *counter) tally(from, to, bucket int) (n int64) {
+// tally is stretch for one column with a small dictionary and no dead rows.
+func (c *counter) tally(from, to, bucket int) int64 {
 	r, t := &c.w.reader, &c.w.tally
-	codes, values := r.columns[0].Codes, len(r.columns[0].Values)
-	sized := c.w.op.bytes()
-	last := [tallied]int32{} // a row of each code, for its labels
-	for row := from; row < to; row++ {
-		if r.dead != nil && r.dead.Has(row) {
+	codes := r.columns[0].Codes[from:to]
+	if c.w.op.bytes() {
+		offsets := r.offsets[from : to+1]
+		for i, code := range codes {
+			t.bytes[code%tallied] += int64(offsets[i+1] - offsets[i])
+		}
+	}
+	i := 0
+	for ; i+1 < len(codes); i += 2 {
+		t.rows[0][codes[i]%tallied]++
+		t.rows[1][codes[i+1]%tallied]++
+	}
+	if i < len(codes) {
+		t.rows[0][codes[i]%tallied]++
+	}
+	for code := range r.columns[0].Values {
+		n := t.rows[0][code] + t.rows[1][code]
+		if n == 0 {
 			continue
 		}
-		code := codes[row]
-		t.rows[code]++
-		last[code] = int32(row)
-		if sized {
-			t.bytes[code] += int64(r.offsets[row+1] - r.offsets[row])
+		id := t.ids[code]
+		if id < 0 {
+			id = c.byCode(uint32(code), from+slices.Index(codes, uint32(code)))
 		}
+		c.w.acc.addMany(id, bucket, n, float64(t.bytes[code]))
+		t.rows[0][code], t.rows[1][code], t.bytes[code] = 0, 0, 0
 	}
-	for code := range values {
-		if t.rows[code] > 0 {
-			n += t.rows[code]
-			c.w.acc.addMany(c.byCode(uint32(code), int(last[code])), bucket, t.rows[code], float64(t.bytes[code]))
-			t.rows[code], t.bytes[code] = 0, 0
-		}
-	}
-	return n
+	return int64(to - from)
 }
