@@ -7,7 +7,8 @@ import (
 
 // regexpTest searches a line with a regular expression.
 type regexpTest struct {
-	re *regexp.Regexp
+	re  *regexp.Regexp
+	dfa *dfa // nil when the expression is too large
 	// need is a test that every matching line passes; it spares most lines the
 	// expression. Nil when there is none.
 	need lineTest
@@ -17,11 +18,19 @@ func (t *regexpTest) match(line []byte) bool {
 	if t.need != nil && !t.need.match(line) {
 		return false
 	}
+	if t.dfa != nil {
+		return t.dfa.match(line)
+	}
 	return t.re.Match(line)
 }
 
 // exact returns the expression alone, for lines that have passed need.
-func (t *regexpTest) exact() lineTest { return &regexpTest{re: t.re} }
+func (t *regexpTest) exact() lineTest {
+	if t.dfa != nil {
+		return t.dfa
+	}
+	return &regexpTest{re: t.re}
+}
 
 // newRegexpTest compiles an expression for lines: unanchored, and a dot does not match
 // a line break. Expressions that only look for texts become substring tests.
@@ -41,7 +50,7 @@ func newRegexpTest(expr string) (lineTest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &regexpTest{re: re, need: necessary(tree)}, nil
+	return &regexpTest{re: re, dfa: newDFA(tree, re), need: necessary(tree)}, nil
 }
 
 // literalTest returns a test without regular expressions that does the same as an

@@ -35,11 +35,16 @@ func newValueRegexp(expr string) (lineTest, error) {
 		}
 		return legs.reduce(), nil
 	}
-	re, err := regexp.Compile("^(?:" + expr + ")$")
+	expr = "^(?:" + expr + ")$"
+	re, err := regexp.Compile(expr)
 	if err != nil {
 		return nil, err
 	}
-	return &regexpTest{re: re, need: necessary(tree)}, nil
+	anchored, err := syntax.Parse(expr, syntax.Perl)
+	if err != nil {
+		return nil, err
+	}
+	return &regexpTest{re: re, dfa: newDFA(anchored.Simplify(), re), need: necessary(tree)}, nil
 }
 
 func isAnything(tree *syntax.Regexp) bool {
