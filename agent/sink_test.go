@@ -30,7 +30,9 @@ type sink struct {
 		entries map[string]map[sunk]bool // by tenant and stream
 		repeats int
 		pushes  int
-		// judge, when set, may refuse a push before it is stored: status 0 takes it.
+		judged  int
+		// judge, when set, may refuse a push: status 0 takes it, a negative one stores the
+		// entries and then answers as if it had not.
 		judge func(lines []string) (status int, wait time.Duration)
 	}
 }
@@ -70,14 +72,16 @@ func (s *sink) push(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	judge := s.mu.judge
 	s.mu.Unlock()
+	status := 0
 	if judge != nil {
-		status, wait := judge(lines)
+		var wait time.Duration
+		status, wait = judge(lines)
 		select {
 		case <-time.After(wait):
 		case <-r.Context().Done():
 			return
 		}
-		if status != 0 {
+		if status > 0 {
 			http.Error(w, "refused for the test", status)
 			return
 		}
@@ -99,6 +103,10 @@ func (s *sink) push(w http.ResponseWriter, r *http.Request) {
 			}
 			set[k] = true
 		}
+	}
+	if status < 0 {
+		http.Error(w, "stored, but not acknowledged", -status)
+		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }

@@ -290,8 +290,11 @@ func (w *world) fault() {
 		w.sink.setJudge(func([]string) (int, time.Duration) {
 			w.sink.mu.Lock()
 			defer w.sink.mu.Unlock()
-			if n++; r.IntN(2) == 0 {
+			switch n++; r.IntN(4) {
+			case 0:
 				return 503, 0
+			case 1:
+				return -500, 0
 			}
 			return 0, time.Duration(r.IntN(10)) * time.Millisecond
 		})

@@ -90,7 +90,7 @@ func fingerprint(head []byte) positions.Fingerprint {
 
 // fits reports whether a file that begins with head may be the one with the fingerprint.
 func fits(fp positions.Fingerprint, head []byte) bool {
-	return len(head) >= fp.Len && xxhash.Sum64(head[:fp.Len]) == fp.Sum
+	return fp.Len == 0 || len(head) >= fp.Len && xxhash.Sum64(head[:fp.Len]) == fp.Sum
 }
 
 // look brings size and fingerprint up to date. It reports false when the file's content is

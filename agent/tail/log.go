@@ -46,6 +46,7 @@ func (l *tailLog) turn(buf []byte) outcome {
 	now := time.Now().UnixNano()
 	if l.checkPath || !l.started {
 		l.resolve(now)
+		l.t.store.Flush() // a kill must not forget which files there were
 	}
 	if l.consumer == nil && len(l.gens)+len(l.late) > 0 {
 		l.consumer = l.target.Consumer(l.path)
@@ -279,7 +280,10 @@ func (l *tailLog) reopen(g *generation) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		where, ok := l.search(g.id, g.fp)
 		if !ok {
-			return err
+			// Perhaps it was truncated and written anew before it was renamed; reading it will tell.
+			if where, ok = l.search(g.id, positions.Fingerprint{}); !ok || !rotatedName(filepath.Base(g.path), filepath.Base(where)) {
+				return err
+			}
 		}
 		g.path, g.replaced = where, g.replaced || where != realPath(l.path)
 		f, _, err = openFile(where)

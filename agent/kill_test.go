@@ -1,0 +1,164 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// childEnv makes the test binary an agent: its value is the server's URL and the directory.
+const childEnv = "SKALD_AGENT_TEST_CHILD"
+
+func TestMain(m *testing.M) {
+	if url, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
+		child(url, dir)
+		return
+	}
+	os.Exit(m.Run())
+}
+
+// child runs an agent until it is killed.
+func child(url, dir string) {
+	fail := func(err error) {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+	text, err := os.ReadFile(filepath.Join(dir, "agent.yaml"))
+	if err != nil {
+		fail(err)
+	}
+	cfg, err := parseConfig([]byte(strings.ReplaceAll(string(text), "URL", url)))
+	if err != nil {
+		fail(err)
+	}
+	a, err := New(cfg, Options{Tail: fastTail, Registerer: prometheus.NewRegistry()})
+	if err != nil {
+		fail(err)
+	}
+	if err := a.Run(context.Background()); err != nil {
+		fail(err)
+	}
+}
+
+// TestKill kills the agent's process at random while lines are written and files rotated,
+// and while the server fails now and then. Every line must be stored once: lines with a time
+// of their own, and lines that get theirs from the agent.
+func TestKill(t *testing.T) {
+	kills := 12
+	if testing.Short() {
+		kills = 3
+	}
+	s, dir := newSink(t), t.TempDir()
+	yaml := `
+server: {disable: true}
+positions: {filename: DIR/state/positions.yaml}
+clients: [{url: URL/loki/api/v1/push, batchwait: 10ms, batchsize: 5000, backoff_config: {min_period: 5ms, max_period: 20ms}}]
+scrape_configs:
+  - job_name: plain
+    static_configs: [{labels: {job: plain, __path__: "DIR/logs/*.log"}}]
+  - job_name: cri
+    static_configs: [{labels: {job: cri, __path__: "DIR/pods/*/*.log"}}]
+    pipeline_stages: [{cri: {}}]
+`
+	if err := os.WriteFile(filepath.Join(dir, "agent.yaml"), []byte(strings.ReplaceAll(yaml, "DIR", dir)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	rng := rand.New(rand.NewPCG(seed, 0))
+	s.setJudge(func([]string) (int, time.Duration) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.mu.judged++
+		switch s.mu.judged % 7 {
+		case 0:
+			return 503, 0
+		case 2, 4:
+			return -503, 0
+		}
+		return 0, 0
+	})
+
+	stop := make(chan struct{})
+	written := make(chan int)
+	go writeUntil(t, dir, stop, written)
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	launch := func() *exec.Cmd {
+		cmd := exec.Command(exe)
+		cmd.Env = append(os.Environ(), childEnv+"="+s.URL+" "+dir)
+		cmd.Stderr = os.Stderr
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	for range kills {
+		cmd := launch()
+		time.Sleep(time.Duration(50+rng.IntN(300)) * time.Millisecond)
+		if err := cmd.Process.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		_ = cmd.Wait() // it was killed
+	}
+	close(stop)
+	n := <-written
+	cmd := launch()
+	defer func() {
+		_ = cmd.Process.Kill() // it may have ended by itself, which the test has noticed
+		_ = cmd.Wait()
+	}()
+	eventually(t, fmt.Sprintf("all %d lines of both jobs", n), func() bool { return len(s.lines()) == 2*n })
+	for line, k := range s.lines() {
+		if k != 1 {
+			t.Fatalf("stored %d times: %q, at %v", k, line, s.times(line))
+		}
+	}
+	t.Logf("%d lines, %d sent again", 2*n, s.mu.repeats)
+}
+
+// writeUntil writes the same number of lines to a plain file and a CRI file, which are
+// rotated, and returns it.
+func writeUntil(t *testing.T, dir string, stop <-chan struct{}, written chan<- int) {
+	plain, pod := filepath.Join(dir, "logs/app.log"), filepath.Join(dir, "pods/ns_pod_1/0.log")
+	at := time.Now()
+	for n, gen := 0, 0; ; {
+		select {
+		case <-stop:
+			written <- n
+			return
+		default:
+		}
+		var a, b strings.Builder
+		for range 20 {
+			at = at.Add(time.Microsecond)
+			n++
+			stamp := at.UTC().Format(time.RFC3339Nano)
+			fmt.Fprintf(&a, "plain line %d\n", n)
+			if n%3 == 0 {
+				fmt.Fprintf(&b, "%s stdout P cri\n%s stdout P  line\n", stamp, stamp)
+				fmt.Fprintf(&b, "%s stdout F  %d\n", stamp, n)
+			} else {
+				fmt.Fprintf(&b, "%s stdout F cri line %d\n", stamp, n)
+			}
+		}
+		appendFile(t, plain, a.String())
+		appendFile(t, pod, b.String())
+		time.Sleep(2 * time.Millisecond)
+		if n%500 == 0 {
+			gen++
+			_ = os.Rename(plain, fmt.Sprintf("%s.%d", plain, gen))
+			_ = os.Rename(pod, fmt.Sprintf("%s.20240501-%06d", pod, gen))
+		}
+	}
+}
