@@ -3,6 +3,7 @@ package syntax
 import (
 	"math"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/dustin/go-humanize"
@@ -317,13 +318,14 @@ func (p *parser) comparison(name string, op token) *LabelFilter {
 }
 
 // bytesText writes a size in its largest unit, or exactly if that would round it. Zero
-// has a unit that does not make it the start of a binary number.
+// has a unit that does not make it the start of a binary number, and units that the
+// lexer would take for an exponent are not used.
 func bytesText(b uint64) string {
 	if b == 0 {
 		return "0kB"
 	}
 	text := stripSpace(humanize.Bytes(b))
-	if back, err := humanize.ParseBytes(text); err == nil && back == b && b < 1e18 {
+	if back, err := humanize.ParseBytes(text); err == nil && back == b && !strings.ContainsAny(text, "PE") {
 		return text
 	}
 	return strconv.FormatUint(b, 10) + "B"
