@@ -22,6 +22,7 @@ type Config struct {
 	WALSync bool
 	Salvage bool
 
+	LocalNeedles    bool
 	UploadBytes     int64
 	UploadAge       time.Duration
 	UploadSegments  int
@@ -38,6 +39,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.StreamIdle, "ingester.stream-idle", 30*time.Minute, "Time after its last entry for which a stream counts as active for the stream limits.")
 	fs.BoolVar(&c.WALSync, "ingester.wal-sync", true, "Sync the write-ahead log before a push is acknowledged. Without it a crash of the machine loses the last seconds; a crash of the process loses nothing.")
 	fs.BoolVar(&c.Salvage, "ingester.salvage", false, "Start although a file is damaged: keep the whole batches of a write-ahead log, leave out a segment, and keep the file as *.damaged. For one start, after such an error.")
+	fs.BoolVar(&c.LocalNeedles, "ingester.local-needles", false, "Index local segments for substring searches too. Searches over the minutes before the next upload then skip most blocks, and ingestion costs about a third more CPU.")
 	fs.Int64Var(&c.UploadBytes, "ingester.upload-bytes", 64<<20, "Bytes of local segments of a tenant and day that are merged into one object and uploaded.")
 	fs.DurationVar(&c.UploadAge, "ingester.upload-age", 15*time.Minute, "Age at which local segments are uploaded however small they are. A lost disk loses what was not uploaded, unless it is replicated.")
 	fs.IntVar(&c.UploadSegments, "ingester.upload-segments", 24, "Number of local segments of a tenant and day that are uploaded however small they are, and the most that are merged at once. A merge holds about 4 MB in memory for each.")

@@ -123,11 +123,9 @@ func (i *Ingester) groups(all bool, now time.Time) (groups [][]*localSegment) {
 	return groups
 }
 
-// merge makes one segment of several, ready for upload, and drops the several.
+// merge makes one segment of several, packed and indexed for good, ready for upload, and
+// drops the several. A single one is merged with nothing, for the packing.
 func (i *Ingester) merge(ctx context.Context, inputs []*localSegment) error {
-	if len(inputs) == 1 {
-		return i.promote(inputs[0])
-	}
 	merged, err := i.writeMerged(ctx, inputs)
 	if errors.Is(err, syscall.ENOSPC) {
 		// No room for the merged segment. Uploading them one by one needs none, and
@@ -151,7 +149,8 @@ func (i *Ingester) merge(ctx context.Context, inputs []*localSegment) error {
 	return i.removeFiles(inputs)
 }
 
-// promote marks a local segment for upload as it is. The new name fixes its key.
+// promote marks a local segment for upload as it is; compaction will pack it. The new
+// name fixes its key.
 func (i *Ingester) promote(s *localSegment) error {
 	key := catalog.KeyFor(s.tenant, s.day, s.info.Level, s.info.MinTime, s.info.MaxTime, s.info.ID)
 	path := i.objectPath(key, extUploading)
