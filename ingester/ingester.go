@@ -132,21 +132,26 @@ func (i *Ingester) open() error {
 	return nil
 }
 
-// tenant returns what is remembered of a tenant.
-func (i *Ingester) tenant(name model.Tenant) *tenant {
-	i.tenants.RLock()
-	t := i.tenants.byName[name]
-	i.tenants.RUnlock()
-	if t != nil {
-		return t
+// lockTenant returns what is remembered of a tenant, locked.
+func (i *Ingester) lockTenant(name model.Tenant) *tenant {
+	for {
+		i.tenants.RLock()
+		t := i.tenants.byName[name]
+		i.tenants.RUnlock()
+		if t == nil {
+			i.tenants.Lock()
+			if t = i.tenants.byName[name]; t == nil {
+				t = newTenant(name)
+				i.tenants.byName[name] = t
+			}
+			i.tenants.Unlock()
+		}
+		t.mu.Lock()
+		if !t.mu.forgotten {
+			return t
+		}
+		t.mu.Unlock()
 	}
-	i.tenants.Lock()
-	defer i.tenants.Unlock()
-	if t = i.tenants.byName[name]; t == nil {
-		t = newTenant(name)
-		i.tenants.byName[name] = t
-	}
-	return t
 }
 
 func (i *Ingester) allTenants() []*tenant {
@@ -164,13 +169,20 @@ func (i *Ingester) countStreams() (n int) {
 	return n
 }
 
-// expireStreams forgets idle streams. When streams that come and go have filled their
+// expireStreams forgets idle streams, and tenants that have nothing else. When streams that come and go have filled their
 // share of memory, all but the ones in use count as idle.
 func (i *Ingester) expireStreams(now time.Time) {
 	expire := func(before time.Time) (bytes int64) {
 		for _, t := range i.allTenants() {
-			_, b := t.expire(before)
+			forgotten, b := t.expire(before)
 			bytes += b
+			if forgotten {
+				i.tenants.Lock()
+				if i.tenants.byName[t.name] == t {
+					delete(i.tenants.byName, t.name)
+				}
+				i.tenants.Unlock()
+			}
 		}
 		return bytes
 	}

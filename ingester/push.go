@@ -50,8 +50,9 @@ func (i *Ingester) Push(ctx context.Context, name model.Tenant, streams []model.
 	defer sc.release()
 
 	// 1. Limits that need to know what came before.
-	t := i.tenant(name)
+	t := i.lockTenant(name)
 	refusal := t.admit(streams, i.limits.For(name), time.Now(), sc, i.metrics)
+	t.mu.Unlock()
 	if len(sc.streams) == 0 {
 		return refusal
 	}

@@ -343,7 +343,9 @@ func (r *replayer) batch(b wal.Batch) error {
 		}
 	}
 	// Limits were asked when the batch was pushed; without any, this notes the streams.
-	_ = r.ingester.tenant(b.Tenant).admit(b.Streams, &limits.Limits{}, time.Now(), sc, r.ingester.metrics)
+	t := r.ingester.lockTenant(b.Tenant)
+	_ = t.admit(b.Streams, &limits.Limits{}, time.Now(), sc, r.ingester.metrics)
+	t.mu.Unlock()
 	r.ingester.appendTo(r.to, b.Tenant, sc.streams, sc.hashes)
 	for s := range sc.streams {
 		r.to.entries.Add(int64(len(sc.streams[s].Entries)))

@@ -62,8 +62,7 @@ func (i *Ingester) Tail(_ context.Context, name model.Tenant, matchers []*labels
 	if err := i.open(); err != nil {
 		return nil, err
 	}
-	t := &Tail{owner: i.tenant(name), matchers: matchers, ready: make(chan struct{}, 1), metrics: i.metrics}
-	t.owner.mu.Lock()
+	t := &Tail{owner: i.lockTenant(name), matchers: matchers, ready: make(chan struct{}, 1), metrics: i.metrics}
 	t.owner.mu.tails = append(slices.Clip(t.owner.mu.tails), t)
 	t.owner.mu.tailSet++
 	i.metrics.tails.Inc()

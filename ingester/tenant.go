@@ -26,6 +26,8 @@ type tenant struct {
 		bytes   int64
 		tails   []*Tail
 		tailSet uint64 // counts changes of tails, so that streams know when to match again
+		// forgotten says that the ingester no longer knows this object; get a new one.
+		forgotten bool
 	}
 }
 
@@ -75,13 +77,11 @@ func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64
 
 // admit decides which streams of a push are stored. It returns those, with their hashes,
 // and for the others the last offence: their entries are refused while the rest of the
-// push is stored. It writes into the slices of the scratch.
+// push is stored. It writes into the slices of the scratch. Called with the lock held.
 func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, sc *scratch, m *metrics) error {
 	var refusal error
 	most := streamLimit(lim)
 	rate, burst := float64(lim.PerStreamRateLimit), float64(lim.PerStreamRateLimitBurst)
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for i := range batch {
 		if len(batch[i].Entries) == 0 {
 			continue
@@ -163,9 +163,9 @@ func tooFast(name model.Tenant, s *model.Stream, rate limits.Bytes) error {
 	return fault.New(fault.RateLimited, "%s", b.String())
 }
 
-// expire forgets the streams that were last used before the time, and returns how many
-// streams and bytes are left.
-func (t *tenant) expire(before time.Time) (count int, bytes int64) {
+// expire forgets the streams that were last used before the time. It returns the bytes
+// that the others take, and whether there is nothing left to remember of the tenant.
+func (t *tenant) expire(before time.Time) (forgotten bool, bytes int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for hash, head := range t.mu.streams {
@@ -186,5 +186,6 @@ func (t *tenant) expire(before time.Time) (count int, bytes int64) {
 			t.mu.streams[hash] = kept
 		}
 	}
-	return t.mu.count, t.mu.bytes
+	t.mu.forgotten = t.mu.count == 0 && len(t.mu.tails) == 0
+	return t.mu.forgotten, t.mu.bytes
 }

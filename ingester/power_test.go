@@ -1,0 +1,171 @@
+package ingester
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/skaldlog/skald/ingester/wal"
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// powerDisk remembers what has been synced, so that a test can take the rest away, as a
+// power cut does: the ends of files, and the latest changes of each directory.
+type powerDisk struct {
+	osDisk
+	mu      sync.Mutex
+	files   map[string]*powerFile
+	changes map[string][]func() // per directory, what undoes each change that is not synced
+}
+
+type powerFile struct {
+	wal.File
+	disk         *powerDisk
+	path         string // follows renames
+	size, synced int64
+}
+
+func newPowerDisk() *powerDisk {
+	return &powerDisk{files: make(map[string]*powerFile), changes: make(map[string][]func())}
+}
+
+func (d *powerDisk) undo(path string, fn func()) {
+	d.changes[filepath.Dir(path)] = append(d.changes[filepath.Dir(path)], fn)
+}
+
+func (d *powerDisk) Create(path string) (wal.File, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	f, err := d.osDisk.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	pf := &powerFile{File: f, disk: d, path: path}
+	d.files[path] = pf
+	d.undo(path, func() { _ = os.Remove(path) })
+	return pf, nil
+}
+
+func (d *powerDisk) Rename(from, to string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if err := d.osDisk.Rename(from, to); err != nil {
+		return err
+	}
+	if f := d.files[from]; f != nil {
+		delete(d.files, from)
+		d.files[to], f.path = f, to
+	}
+	d.undo(to, func() { _ = os.Rename(to, from) })
+	return nil
+}
+
+func (d *powerDisk) Remove(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	kept, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	if err := d.osDisk.Remove(path); err != nil {
+		return err
+	}
+	if f := d.files[path]; f != nil {
+		kept = kept[:f.synced]
+		delete(d.files, path)
+	}
+	d.undo(path, func() {
+		_ = os.MkdirAll(filepath.Dir(path), 0o700)
+		_ = os.WriteFile(path, kept, 0o600)
+	})
+	return nil
+}
+
+func (d *powerDisk) SyncDir(path string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.changes, path)
+	return nil
+}
+
+func (f *powerFile) Write(p []byte) (int, error) {
+	n, err := f.File.Write(p)
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.size += int64(n)
+	return n, err
+}
+
+func (f *powerFile) Truncate(size int64) error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.size, f.synced = size, min(size, f.synced)
+	return f.File.Truncate(size)
+}
+
+func (f *powerFile) Sync() error {
+	f.disk.mu.Lock()
+	defer f.disk.mu.Unlock()
+	f.synced = f.size
+	return nil
+}
+
+// cut takes away a random part of what is not synced.
+func (d *powerDisk) cut(rng *rand.Rand) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for path, f := range d.files {
+		_ = os.Truncate(path, f.synced+rng.Int64N(f.size-f.synced+1))
+	}
+	for _, undo := range d.changes {
+		for n := len(undo) - 1; n >= 0 && rng.IntN(4) > 0; n-- {
+			undo[n]()
+		}
+	}
+}
+
+// The power goes at any moment, and takes with it what was not synced: every acknowledged
+// entry is there afterwards, once.
+func TestPowerCut(t *testing.T) {
+	for seed := range uint64(150) {
+		rng := rand.New(rand.NewPCG(seed, 7))
+		r := newRig(t)
+		var acked []model.Stream
+		for life := range 3 {
+			power := newPowerDisk()
+			r.Ingester.disk = power
+			s := logs("first", entry(day0, fmt.Sprint(seed, " ", life)))
+			r.push("t", s)
+			acked = append(acked, s)
+			r.must(r.freeze()) // onto the disk that forgets
+			for step := range 1 + rng.IntN(12) {
+				switch rng.IntN(5) {
+				case 0:
+					r.must(r.freeze())
+				case 1:
+					r.must(r.flushFrozen(context.Background()))
+				case 2:
+					r.Ingester.cfg.KeepAfterUpload = 0
+					r.must(r.send(context.Background(), rng.IntN(2) == 0))
+				default:
+					s := logs(fmt.Sprint("app-", rng.IntN(3)), entry(day0+rng.Int64N(3)-1, fmt.Sprint(seed, " ", life, " ", step)))
+					r.push("t", s)
+					acked = append(acked, s)
+				}
+			}
+			r.crash()
+			power.cut(rng)
+			r.start()
+			if diff := cmp.Diff(rendered(acked...), r.everywhere("t")); diff != "" {
+				t.Fatalf("seed %d, life %d: rows differ (-acknowledged +found):\n%s\nfiles: %v", seed, life, diff, r.files())
+			}
+		}
+		r.must(r.Close())
+	}
+}
