@@ -20,7 +20,7 @@ import (
 // one character late, or at the end of the line.
 //
 // ASCII has a table in each state. Other characters are decoded as package regexp does,
-// invalid bytes being U+FFFD, and their transitions are computed each time.
+// invalid bytes being U+FFFD; a state remembers some of them.
 type dfa struct {
 	prog   *syntax.Prog
 	states map[string]*dfaState
@@ -40,6 +40,7 @@ type dfaState struct {
 	set  []uint32
 	prev rune // stands for its kind: -1 at the beginning, '\n', 'a' for words, ' '
 	next [utf8.RuneSelf]*dfaState
+	wide map[rune]*dfaState // at most maxDFAWide
 }
 
 // dfaMatch is the state of a line that matches whatever follows.
@@ -50,6 +51,8 @@ const (
 	maxDFAProg = 1000
 	// maxDFAStates bounds the states that are kept, of about a kilobyte each.
 	maxDFAStates = 1000
+	// maxDFAWide bounds the characters beyond ASCII that a state remembers.
+	maxDFAWide = 64
 	// maxDFAFlushes is after how many rounds of throwing states away the expression is
 	// left to package regexp.
 	maxDFAFlushes = 16
@@ -82,7 +85,7 @@ func (d *dfa) match(line []byte) bool {
 		if c >= utf8.RuneSelf {
 			r, n := utf8.DecodeRune(line[i:])
 			i += n
-			s = d.step(s, r)
+			s = d.wide(s, r)
 		} else {
 			i++
 			next := s.next[c]
@@ -98,6 +101,21 @@ func (d *dfa) match(line []byte) bool {
 		}
 	}
 	return d.closure(s, -1)
+}
+
+// wide returns the state after s and a character that has no table.
+func (d *dfa) wide(s *dfaState, c rune) *dfaState {
+	next, ok := s.wide[c]
+	if !ok {
+		next = d.step(s, c)
+		if s.wide == nil {
+			s.wide = map[rune]*dfaState{}
+		}
+		if len(s.wide) < maxDFAWide {
+			s.wide[c] = next
+		}
+	}
+	return next
 }
 
 // step returns the state after s and a character.

@@ -92,7 +92,7 @@ func (t *ipTest) match(s []byte) bool {
 			if a, ok := parseV4(s[i:end]); ok && t.m.has(a) {
 				return true
 			}
-		} else if end-i <= maxV6 {
+		} else if mayBeV6(s[i:end]) {
 			if a, err := netip.ParseAddr(view(s[i:end])); err == nil && t.m.has(a) {
 				return true
 			}
@@ -104,6 +104,22 @@ func (t *ipTest) match(s []byte) bool {
 
 // maxV6 is the length of the longest spelling of an address.
 const maxV6 = 45
+
+// mayBeV6 reports whether a run has the right number of colons. Times such as 10:15:30 do
+// not.
+func mayBeV6(s []byte) bool {
+	colons := 0
+	for i, c := range s {
+		if c != ':' {
+			continue
+		}
+		if i > 0 && s[i-1] == ':' {
+			return len(s) <= maxV6
+		}
+		colons++
+	}
+	return (colons == 7 || colons == 6) && len(s) <= maxV6
+}
 
 // parseV4 parses four numbers from 0 to 255 without leading zeros. Most of what looks like
 // an address is a number with a point in it, and should cost nothing.

@@ -115,14 +115,3 @@ func (f *labelFormat) process(r *row, line []byte) ([]byte, bool) {
 	}
 	return line, true
 }
-
-// readsLine reports whether a stage looks at the line.
-func readsLine(s stage) bool {
-	switch s := s.(type) {
-	case filterStage, *dropStage, *keepStage:
-		return false
-	case *lineFormat:
-		return s.simple < 0
-	}
-	return true
-}

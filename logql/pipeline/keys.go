@@ -65,7 +65,7 @@ func (n *keyNode) newChild(sh *shape, key []byte) *keyNode {
 	} else {
 		c.enter = true
 	}
-	sh.size += 2*len(c.raw) + nameOverhead
+	sh.size += 2*len(c.raw) + 24*len(c.parts) + nameOverhead
 	if n.children == nil {
 		n.children = map[string]*keyNode{}
 	}

@@ -18,9 +18,6 @@ type Set struct {
 	Labels labels.Labels
 	// Hash is Labels.Hash().
 	Hash uint64
-	// Err is the value of __error__ when the rows carry an error that fails a metric query:
-	// the set then holds all labels, whatever the grouping.
-	Err string
 	// Slot is 0 in a new set and belongs to the caller, who may remember what it keeps
 	// for the set. A set that was evicted from the cache comes back as a new one.
 	Slot int32
@@ -85,15 +82,16 @@ func (l *Labels) Set() *Set {
 		return s
 	}
 	c.scratch = r.appendLabels(c.scratch[:0])
-	s := &Set{Labels: c.build(), Err: r.err}
+	s := &Set{Labels: c.build()}
 	s.Hash = s.Labels.Hash()
-	l.categorize(s)
 	c.put(s)
 	return s
 }
 
 // Group returns the row's labels by the grouping in Options.Sample. Rows of equal result
-// get the same *Set as long as it is in the cache. A row with an error keeps all labels.
+// get the same *Set as long as it is in the cache. A row with an error keeps all its
+// labels, whatever the grouping: __error__ is among them, and unless __preserve_error__ is
+// there too, the query asked for no errors and should fail.
 func (l *Labels) Group() *Set {
 	r := l.r
 	g := &r.p.group
@@ -234,7 +232,8 @@ func (s *StreamPipeline) grouped() *Set {
 	return s.gset
 }
 
-// categorized returns the row's set with its labels divided by category.
+// categorized returns the row's set with its labels divided by category. Most sets are
+// never asked for it.
 func (l *Labels) categorized() *Set {
 	s := l.Set()
 	if !s.categorized {
@@ -250,7 +249,6 @@ func (l *Labels) categorize(s *Set) {
 		s.stream = r.s.base
 		return
 	}
-	// Parsed labels and metadata stand after the stream labels in the scratch, errors last.
 	var stream, meta, parsed []labels.Label
 	i := 0
 	r.s.base.Range(func(lb labels.Label) {

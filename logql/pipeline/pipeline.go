@@ -106,26 +106,6 @@ func (p *Pipeline) Clone() *Pipeline {
 	return c
 }
 
-// HasStages reports whether Process does anything with a row besides labelling it.
-func (p *Pipeline) HasStages() bool { return p.lead != nil || len(p.stages) > 0 || p.unwrap != nil }
-
-// NeedsLine reports whether the answer depends on the text of lines, of which filters
-// that FilterBatch applies are a part.
-func (p *Pipeline) NeedsLine() bool {
-	if p.lead != nil {
-		return true
-	}
-	if p.opts.Sample == nil || p.opts.Sample.KeepLine {
-		return true
-	}
-	for _, s := range p.stages {
-		if readsLine(s) {
-			return true
-		}
-	}
-	return false
-}
-
 // maxStreams bounds the streams that a Pipeline remembers. Past it the memory starts
 // afresh, which costs a lookup of the stream's names for each run.
 const maxStreams = 1 << 16
@@ -151,7 +131,7 @@ type StreamPipeline struct {
 // ForStream binds the pipeline to a stream. Hash identifies the labels, as
 // labels.Labels.Hash does.
 func (p *Pipeline) ForStream(stream labels.Labels, hash uint64) *StreamPipeline {
-	if s, ok := p.streams[hash]; ok && (s.base == stream || labels.Equal(s.base, stream)) {
+	if s, ok := p.streams[hash]; ok && labels.Equal(s.base, stream) {
 		return s
 	}
 	if len(p.streams) >= maxStreams || len(p.shapes) >= maxShapes {
