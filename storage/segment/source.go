@@ -19,6 +19,21 @@ type Source interface {
 	Name() string
 }
 
+// SourceCloser is a Source that holds something open.
+type SourceCloser interface {
+	Source
+	io.Closer
+}
+
+// OpenSource opens a file on the local disk for Verify and Dump.
+func OpenSource(path string) (SourceCloser, error) {
+	f, err := openFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return f, nil
+}
+
 // file is a Source on the local disk.
 type file struct {
 	f    *os.File
