@@ -41,6 +41,9 @@ type Record struct {
 	Fingerprint Fingerprint `json:"fp"`
 	Offset      int64       `json:"offset"`
 	Modified    int64       `json:"modified"` // time of the last change that was seen, ns
+	// Since is the time of the last change of the log's first file when it was first seen:
+	// files beside it that were changed later are the log's as well.
+	Since int64 `json:"since"`
 	// Finished says that the file is not read any more; its record stays while the file does,
 	// so that it is not mistaken for a new one.
 	Finished bool    `json:"finished,omitempty"`

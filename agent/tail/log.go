@@ -30,7 +30,7 @@ type tailLog struct {
 	started   bool
 	missing   int64 // since when the path names nothing, 0 when it does
 	active    int64
-	since     int64 // when a file of an earlier run was last changed; 0 when there is none
+	since     int64 // see positions.Record.Since; 0 for a path that was never followed
 
 	seen struct { // what a scan compares with, written by turns
 		ino, last  atomic.Int64 // of the newest generation: inode and size
@@ -153,7 +153,6 @@ func (l *tailLog) finish(g *generation, buf []byte) {
 		}
 	}
 	l.t.closeFile(g)
-	l.since = max(l.since, g.mtime)
 	l.t.disown(l, g)
 	g.ledger.Update(g.id, g.fp, g.path, g.mtime)
 	g.ledger.Finish()
@@ -272,26 +271,24 @@ func (l *tailLog) openAll() {
 
 // reopen opens a generation that was closed, wherever it is now.
 func (l *tailLog) reopen(g *generation) error {
-	f, st, err := openFile(g.path)
-	if err == nil && st.id != g.id {
-		_ = f.Close() // another file
-		err = fs.ErrNotExist
-	}
-	if errors.Is(err, fs.ErrNotExist) {
-		where, ok := l.search(g.id, g.fp)
-		if !ok {
-			// Perhaps it was truncated and written anew before it was renamed; reading it will tell.
-			if where, ok = l.search(g.id, positions.Fingerprint{}); !ok || !rotatedName(filepath.Base(g.path), filepath.Base(where)) {
-				return err
+	// Whether its content is what was read before is seen when it is read.
+	c := l.openAs(g.path, g.id, positions.Fingerprint{})
+	if c == nil {
+		if c = l.search(g.id, g.fp); c == nil {
+			// Perhaps it was truncated and written anew before it was renamed.
+			c = l.search(g.id, positions.Fingerprint{})
+			if c != nil && !rotatedName(filepath.Base(g.path), filepath.Base(c.path)) {
+				_ = c.f.Close() // read only
+				c = nil
 			}
 		}
-		g.path, g.replaced = where, g.replaced || where != realPath(l.path)
-		f, _, err = openFile(where)
+		if c == nil {
+			return fs.ErrNotExist
+		}
+		g.path = c.path
+		g.replaced = g.replaced || c.path != realPath(l.path)
 	}
-	if err != nil {
-		return err
-	}
-	g.f = f
+	g.f = c.f
 	l.t.Stats.OpenFiles.Add(1)
 	l.t.limitOpen(l)
 	return nil

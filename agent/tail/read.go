@@ -156,7 +156,7 @@ func (l *tailLog) truncated(g *generation) {
 	if head, err := readHead(g.f, &buf); err == nil {
 		g.fp = fingerprint(head)
 	}
-	g.ledger = l.t.store.Track(positions.Record{Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime})
+	g.ledger = l.t.store.Track(positions.Record{Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime, Since: l.since})
 	old.Forget()
 }
 

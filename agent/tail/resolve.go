@@ -72,12 +72,18 @@ func (l *tailLog) replaceAll(now int64) {
 	}
 }
 
-// rotated takes the new file at the path, and any that came and went in between.
+// rotated takes the new file at the path, and any that came and went before it.
 func (l *tailLog) rotated(now int64, first bool) {
-	unknown := len(l.gens)+len(l.late) == 0 && l.since == 0
+	unknown := l.since == 0
+	// The file is opened before the directory is listed: whatever is renamed in between is
+	// then either in hand or in the list.
+	current := l.openCandidate(l.path)
 	l.replaceAll(now)
 	l.catchUp(now)
-	g := l.add(l.path, now)
+	if current == nil {
+		return
+	}
+	g := l.add(current, now)
 	if g == nil {
 		return
 	}
@@ -93,17 +99,36 @@ func (l *tailLog) rotated(now int64, first bool) {
 // catchUp adds the files that the path has named since it was last looked at, and does not
 // name any more. Only a log that has been followed before has such a past.
 func (l *tailLog) catchUp(now int64) {
-	if len(l.gens)+len(l.late) == 0 && l.since == 0 {
+	if l.since == 0 {
 		return
 	}
-	for _, path := range l.between() {
-		l.add(path, now)
+	for range 5 {
+		stable := true
+		for _, s := range l.siblings() {
+			c := l.openCandidate(s.path)
+			if c == nil || c.st.id != s.id {
+				stable = false // renamed meanwhile: list again
+			}
+			if c != nil {
+				l.add(c, now)
+			}
+		}
+		if stable {
+			return
+		}
 	}
 }
 
-// add opens a file as the log's newest generation. Nothing is added when another log reads
-// it, or when it was read to its end before.
-func (l *tailLog) add(path string, now int64) *generation {
+// candidate is an open file that may become a generation.
+type candidate struct {
+	f    *os.File
+	st   stat
+	head []byte
+	path string
+}
+
+// openCandidate opens a file; nil when it cannot be read.
+func (l *tailLog) openCandidate(path string) *candidate {
 	f, st, err := openFile(path)
 	if err != nil {
 		if !errors.Is(err, fs.ErrNotExist) {
@@ -113,16 +138,31 @@ func (l *tailLog) add(path string, now int64) *generation {
 	}
 	var buf [headSize]byte
 	head, err := readHead(f, &buf)
-	if err != nil || l.known(st.id, head) || !l.t.own(l, st.id) {
+	if err != nil {
 		_ = f.Close() // read only
-		if err != nil {
-			l.fail("read", err)
-		}
+		l.fail("read", err)
+		return nil
+	}
+	return &candidate{f, st, head, realPath(path)}
+}
+
+// add makes a file the log's newest generation. Nothing is added when another log reads it,
+// or when it was read to its end before.
+func (l *tailLog) add(c *candidate, now int64) *generation {
+	if l.known(c.st.id, c.head) || !l.t.own(l, c.st.id) {
+		_ = c.f.Close() // read only
 		return nil
 	}
 	l.problem.Store(nil)
-	g := &generation{f: f, id: st.id, fp: fingerprint(head), path: realPath(path), size: st.size, mtime: st.mtime, quiet: now, replaced: true}
-	g.ledger = l.t.store.Track(positions.Record{Key: l.key, ID: st.id, Real: g.path, Fingerprint: g.fp, Modified: st.mtime})
+	if l.since == 0 {
+		l.since = c.st.mtime
+	}
+	g := &generation{
+		f: c.f, id: c.st.id, fp: fingerprint(c.head), path: c.path, size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: true,
+	}
+	g.ledger = l.t.store.Track(positions.Record{
+		Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime, Since: l.since,
+	})
 	l.gens = append(l.gens, g)
 	l.t.Stats.OpenFiles.Add(1)
 	l.t.limitOpen(l)
@@ -149,12 +189,14 @@ func (l *tailLog) known(id positions.ID, head []byte) bool {
 func (l *tailLog) restore(now int64) {
 	for _, ledger := range l.t.store.Claim(l.key) {
 		rec := ledger.Record()
-		l.since = max(l.since, rec.Modified)
+		if l.since == 0 || rec.Since < l.since {
+			l.since = rec.Since
+		}
 		if rec.Finished {
 			continue
 		}
-		where, ok := l.find(rec)
-		if !ok {
+		c := l.find(rec)
+		if c == nil {
 			if rec.Offset > 0 {
 				l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
 					"path", rec.Real, "log", l.path, "position", rec.Offset)
@@ -162,19 +204,15 @@ func (l *tailLog) restore(now int64) {
 			ledger.Forget()
 			continue
 		}
-		f, st, err := openFile(where)
-		if err != nil || !l.t.own(l, st.id) {
-			if err != nil {
-				l.fail("open", err)
-			} else {
-				_ = f.Close() // read only
-			}
+		if !l.t.own(l, c.st.id) {
+			_ = c.f.Close() // read only
+			ledger.Forget() // the other log has its own ledger
 			continue
 		}
 		l.t.Stats.OpenFiles.Add(1)
 		g := &generation{
-			f: f, id: st.id, fp: rec.Fingerprint, path: where, ledger: ledger, off: rec.Offset, scanned: rec.Offset,
-			size: st.size, mtime: st.mtime, quiet: now, replaced: where != realPath(l.path), replay: rec.Stamps,
+			f: c.f, id: c.st.id, fp: rec.Fingerprint, path: c.path, ledger: ledger, off: rec.Offset, scanned: rec.Offset,
+			size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: c.path != realPath(l.path), replay: rec.Stamps,
 		}
 		slices.SortFunc(g.replay, func(a, b positions.Stamp) int { return cmp.Compare(a.From, b.From) })
 		for _, s := range g.replay {
@@ -184,21 +222,25 @@ func (l *tailLog) restore(now int64) {
 	}
 }
 
-// find looks for a recorded file: at its path, then in the directory.
-func (l *tailLog) find(rec positions.Record) (string, bool) {
+// find opens a recorded file: at its path, or wherever it is in the directory.
+func (l *tailLog) find(rec positions.Record) *candidate {
 	for _, p := range []string{realPath(l.path), rec.Real} {
-		f, st, err := openFile(p)
-		if err != nil {
-			continue
-		}
-		var buf [headSize]byte
-		head, err := readHead(f, &buf)
-		_ = f.Close() // read only
-		if err == nil && st.id == rec.ID && fits(rec.Fingerprint, head) {
-			return p, true
+		if c := l.openAs(p, rec.ID, rec.Fingerprint); c != nil {
+			return c
 		}
 	}
 	return l.search(rec.ID, rec.Fingerprint)
+}
+
+// openAs opens a file if it is the one that is meant; what is checked is what is returned,
+// since the path may name another file a moment later.
+func (l *tailLog) openAs(path string, id positions.ID, fp positions.Fingerprint) *candidate {
+	c := l.openCandidate(path)
+	if c != nil && (c.st.id != id || !fits(fp, c.head)) {
+		_ = c.f.Close() // read only
+		return nil
+	}
+	return c
 }
 
 // takeOver starts a new log where Promtail stopped.
@@ -228,52 +270,45 @@ func (l *tailLog) dirs() []string {
 	return slices.Compact(out)
 }
 
-// search looks for a file by identity among the files beside the log.
-func (l *tailLog) search(id positions.ID, fp positions.Fingerprint) (string, bool) {
+// search opens a file known by identity, wherever it is beside the log. It looks more than
+// once, since names change while it looks.
+func (l *tailLog) search(id positions.ID, fp positions.Fingerprint) *candidate {
 	dirs := l.dirs()
 	for _, r := range l.t.store.Find(l.key.Client, l.key.Job, id) {
 		dirs = append(dirs, filepath.Dir(r.Real))
 	}
 	slices.Sort(dirs)
-	for _, dir := range slices.Compact(dirs) {
-		list, err := os.ReadDir(dir)
-		if err != nil {
-			continue
-		}
-		for _, e := range list {
-			fi, err := e.Info()
-			if err != nil || !fi.Mode().IsRegular() || statOf(fi).id != id {
-				continue
-			}
-			path := filepath.Join(dir, e.Name())
-			f, st, err := openFile(path)
+	dirs = slices.Compact(dirs)
+	for range 3 {
+		for _, dir := range dirs {
+			list, err := os.ReadDir(dir)
 			if err != nil {
 				continue
 			}
-			var buf [headSize]byte
-			head, err := readHead(f, &buf)
-			_ = f.Close() // read only
-			if err == nil && st.id == id && fits(fp, head) {
-				return path, true
+			for _, e := range list {
+				fi, err := e.Info()
+				if err != nil || !fi.Mode().IsRegular() || statOf(fi).id != id {
+					continue
+				}
+				if c := l.openAs(filepath.Join(dir, e.Name()), id, fp); c != nil {
+					return c
+				}
 			}
 		}
 	}
-	return "", false
+	return nil
 }
 
-// between lists files that the path has named after the newest known generation and before
-// the present one: rotated names that are newer than it and that nobody has read, oldest
-// first.
-func (l *tailLog) between() []string {
-	since := l.since
-	for _, g := range append(slices.Clone(l.late), l.gens...) {
-		since = max(since, g.mtime)
-	}
-	current := statOrZero(l.path)
-	type sibling struct {
-		path  string
-		mtime int64
-	}
+// sibling is a file beside the log that the path may have named.
+type sibling struct {
+	path  string
+	id    positions.ID
+	mtime int64
+}
+
+// siblings lists files with rotated names that were changed since the log has been followed,
+// oldest first. Those that are known are among them.
+func (l *tailLog) siblings() []sibling {
 	var out []sibling
 	base := filepath.Base(realPath(l.path))
 	for _, dir := range l.dirs() {
@@ -290,17 +325,13 @@ func (l *tailLog) between() []string {
 			if err != nil || !fi.Mode().IsRegular() {
 				continue
 			}
-			if st := statOf(fi); st.id != current && st.mtime >= since && st.size > 0 {
-				out = append(out, sibling{path, st.mtime})
+			if st := statOf(fi); st.mtime >= l.since && st.size > 0 {
+				out = append(out, sibling{path, st.id, st.mtime})
 			}
 		}
 	}
 	slices.SortFunc(out, func(a, b sibling) int { return cmp.Compare(a.mtime, b.mtime) })
-	paths := make([]string, len(out))
-	for i, s := range out {
-		paths[i] = s.path
-	}
-	return paths
+	return out
 }
 
 func statOrZero(path string) positions.ID {
