@@ -88,7 +88,7 @@ func startServer(ctx context.Context, o ingestOptions) (*process, error) {
 		return nil, err
 	}
 	args := append([]string{
-		"serve", "-data.dir=" + o.dir, "-http.listen=" + addr, "-log.level=warn",
+		"serve", "-data.dir=" + o.dir, "-http.listen=" + addr, "-grpc.listen=127.0.0.1:0", "-log.level=warn",
 		"-limits.ingestion_rate_mb=100000", "-limits.ingestion_burst_size_mb=100000",
 		"-limits.per_stream_rate_limit=100GB", "-limits.per_stream_rate_limit_burst=100GB",
 		"-limits.max_global_streams_per_user=0", "-limits.reject_old_samples=false",

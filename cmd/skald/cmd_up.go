@@ -27,6 +27,7 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 	cfg.register(fs)
 	// A laptop is not shared with tenants, and its first start reads whatever has piled up.
 	mustSet(fs, "http.listen", "127.0.0.1:3100")
+	mustSet(fs, "grpc.listen", "127.0.0.1:0")
 	mustSet(fs, "limits.ingestion_rate_mb", "256")
 	mustSet(fs, "limits.ingestion_burst_size_mb", "256")
 	mustSet(fs, "limits.per_stream_rate_limit", "256MB")

@@ -184,7 +184,7 @@ func startNode(t *testing.T, args ...string) string {
 	var cfg serverConfig
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	cfg.register(fs)
-	args = append([]string{"-http.listen=127.0.0.1:0", "-data.dir=" + t.TempDir()}, args...)
+	args = append([]string{"-http.listen=127.0.0.1:0", "-grpc.listen=127.0.0.1:0", "-data.dir=" + t.TempDir()}, args...)
 	if _, err := conf.Parse(fs, args, conf.Source{}); err != nil {
 		t.Fatal(err)
 	}

@@ -40,6 +40,8 @@ type serverConfig struct {
 	log         logConfig
 
 	http        server.Config
+	grpc        server.GRPCConfig
+	replication int
 	distributor distributor.Config
 	ingester    ingester.Config
 	querier     querier.Config
@@ -60,6 +62,8 @@ func (c *serverConfig) register(fs *flag.FlagSet) {
 	fs.Int64Var(&c.cacheMemory, "cache.memory-bytes", 64<<20, "`bytes` of memory for parts of remote segments")
 	c.log.register(fs)
 	c.http.RegisterFlags(fs)
+	c.grpc.RegisterFlags(fs)
+	fs.IntVar(&c.replication, "replication.factor", 1, "ingesters that hold each entry; this process is one ingester, so 1")
 	c.distributor.RegisterFlags(fs)
 	c.ingester.RegisterFlags(fs)
 	c.querier.RegisterFlags(fs)
@@ -81,6 +85,9 @@ func (c *serverConfig) source() conf.Source {
 func (c *serverConfig) validate() error {
 	if c.target != "all" {
 		return fmt.Errorf("-target=%s: expected all; this version runs every role in one process", c.target)
+	}
+	if c.replication != 1 {
+		return fmt.Errorf("-replication.factor=%d: expected 1, since this version runs a single ingester", c.replication)
 	}
 	if c.dataDir == "" {
 		return errors.New("-data.dir: expected a directory")
@@ -106,6 +113,7 @@ type node struct {
 	logger      *slog.Logger
 	registry    *prometheus.Registry
 	http        *server.Server
+	grpc        *server.GRPC
 	overrides   *limits.Overrides
 	distributor *distributor.Distributor
 	ingester    *ingester.Ingester
@@ -120,6 +128,9 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	var err error
 	// Listening comes first: a port in use should not cost a recovery.
 	if n.http, err = server.New(cfg.http, n.registry, logger); err != nil {
+		return nil, err
+	}
+	if n.grpc, err = server.NewGRPC(cfg.grpc, cfg.http.AuthEnabled, cfg.http.ShutdownTimeout, logger); err != nil {
 		return nil, err
 	}
 	cfg.object.Registerer, cfg.object.Logger = n.registry, logger
@@ -144,6 +155,9 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	n.distributor = distributor.New(cfg.distributor, n.ingester, n.overrides, n.registry, logger)
 	n.querier = querier.New(cfg.querier, []querier.Source{n.ingester, reader}, localTailer{n.ingester}, n.overrides, n.registry, logger)
 	n.routes()
+	if n.grpc != nil {
+		n.distributor.RegisterGRPC(n.grpc)
+	}
 	return n, nil
 }
 
@@ -226,12 +240,18 @@ func (n *node) run(ctx context.Context) error {
 		<-ingesterDone
 		stopServing()
 	}()
+	var grpcErr error
+	var grpcWait sync.WaitGroup
+	if n.grpc != nil {
+		grpcWait.Go(func() { grpcErr = n.grpc.Run(serveCtx) })
+	}
 	httpErr := n.http.Run(serveCtx)
+	grpcWait.Wait()
 	stopIngester()
 	<-ingesterDone
 	stopBackground()
 	wg.Wait()
-	return errors.Join(httpErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr))
+	return errors.Join(httpErr, grpcErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr))
 }
 
 func ignoreCanceled(err error) error {

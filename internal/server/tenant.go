@@ -25,24 +25,29 @@ func withTenancy(auth bool, h http.Handler) http.Handler {
 }
 
 // TenantOf returns the request's tenant where exactly one is allowed.
-func TenantOf(r *http.Request) (model.Tenant, error) {
-	tenants, err := TenantsOf(r)
-	if err != nil {
+func TenantOf(r *http.Request) (model.Tenant, error) { return one(TenantsOf(r)) }
+
+// TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
+// The part of an id after a colon is dropped, as Loki does.
+func TenantsOf(r *http.Request) ([]model.Tenant, error) {
+	auth, _ := r.Context().Value(authKey{}).(bool)
+	return parseTenants(auth, r.Header.Get(TenantHeader))
+}
+
+func one(tenants []model.Tenant, err error) (model.Tenant, error) {
+	switch {
+	case err != nil:
 		return "", err
-	}
-	if len(tenants) != 1 {
+	case len(tenants) != 1:
 		return "", fault.New(fault.Invalid, "multiple org IDs present")
 	}
 	return tenants[0], nil
 }
 
-// TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
-// The part of an id after a colon is dropped, as Loki does.
-func TenantsOf(r *http.Request) ([]model.Tenant, error) {
-	if auth, _ := r.Context().Value(authKey{}).(bool); !auth {
+func parseTenants(auth bool, header string) ([]model.Tenant, error) {
+	if !auth {
 		return []model.Tenant{model.DefaultTenant}, nil
 	}
-	header := r.Header.Get(TenantHeader)
 	if header == "" {
 		return nil, fault.New(fault.Unauthenticated, "no org id")
 	}

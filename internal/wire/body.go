@@ -269,3 +269,25 @@ func unpackOTLP(r io.Reader, encoding string) (out io.Reader, release func(), er
 	}
 	return nil, nil, fault.New(fault.Invalid, "unsupported content encoding %s: only gzip, lz4 and zstd are supported", encoding)
 }
+
+// Proto decodes a PushRequest that is not compressed, as gRPC carries it. The batch holds a
+// copy of data. The caller must Release the batch.
+func (d *Decoder) Proto(data []byte, reserve func(bytes int64) error) (*Batch, error) {
+	if int64(len(data)) > d.maxDecompressed {
+		return nil, tooLargeDecompressed(int64(len(data)), d.maxDecompressed)
+	}
+	b, err := newBatch(reserve)
+	if err != nil {
+		return nil, err
+	}
+	if b.body, err = b.room(b.body, len(data)); err == nil {
+		copy(b.body, data)
+		err = d.pushProto(b)
+	}
+	if err != nil {
+		b.Release()
+		return nil, err
+	}
+	b.finish()
+	return b, nil
+}

@@ -1,0 +1,132 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
+	_ "google.golang.org/grpc/encoding/gzip" // clients may compress
+	"google.golang.org/grpc/encoding/proto"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/metadata"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// GRPCConfig says how to listen for gRPC.
+type GRPCConfig struct {
+	// Listen is host:port; port 0 takes any free one.
+	Listen string
+	// MaxMessage is the largest message received, in bytes.
+	MaxMessage int
+}
+
+// RegisterFlags declares the settings with their defaults.
+func (c *GRPCConfig) RegisterFlags(fs *flag.FlagSet) {
+	fs.StringVar(&c.Listen, "grpc.listen", DefaultGRPCListen, "`address` of the gRPC server, host:port; port 0 takes a free one. If the default is taken, the server runs without gRPC")
+	fs.IntVar(&c.MaxMessage, "grpc.max-message-bytes", 100<<20, "largest message received, in `bytes`")
+}
+
+// DefaultGRPCListen is Loki's port.
+const DefaultGRPCListen = ":9095"
+
+// GRPC is a gRPC listener. It carries bytes: services decode their messages themselves, so
+// that the hot path needs no generated code.
+type GRPC struct {
+	*grpc.Server
+	listener net.Listener
+	health   *health.Server
+	logger   *slog.Logger
+	grace    time.Duration
+}
+
+// NewGRPC listens at once, so that a port in use is an error before anything else starts;
+// but for the default port, which nobody asked for, it is a warning and a nil GRPC.
+func NewGRPC(cfg GRPCConfig, auth bool, grace time.Duration, logger *slog.Logger) (*GRPC, error) {
+	l, err := net.Listen("tcp", cfg.Listen)
+	if err != nil && cfg.Listen == DefaultGRPCListen {
+		logger.Warn("gRPC is off: its default port is in use; set -grpc.listen to another", "err", err)
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("-grpc.listen=%s: %w; is another server running there?", cfg.Listen, err)
+	}
+	g := &GRPC{listener: l, health: health.NewServer(), logger: logger, grace: grace}
+	g.Server = grpc.NewServer(
+		grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)}),
+		grpc.MaxRecvMsgSize(cfg.MaxMessage),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
+			return next(context.WithValue(ctx, authKey{}, auth), req)
+		}),
+	)
+	healthpb.RegisterHealthServer(g.Server, g.health)
+	return g, nil
+}
+
+// Addr is the address the server listens on.
+func (g *GRPC) Addr() net.Addr { return g.listener.Addr() }
+
+// Run serves until ctx ends, then lets the calls in flight finish within the grace time.
+func (g *GRPC) Run(ctx context.Context) error {
+	served := make(chan error, 1)
+	go func() { served <- g.Serve(g.listener) }()
+	select {
+	case err := <-served:
+		return fmt.Errorf("grpc server on %s: %w", g.Addr(), err)
+	case <-ctx.Done():
+	}
+	g.health.Shutdown()
+	cut := time.AfterFunc(g.grace, func() {
+		g.logger.Warn("gRPC calls still in flight were cut off", "after", g.grace)
+		g.Stop()
+	})
+	g.GracefulStop()
+	cut.Stop()
+	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		return err
+	}
+	return nil
+}
+
+// TenantOfContext is TenantOf for a gRPC call.
+func TenantOfContext(ctx context.Context) (model.Tenant, error) {
+	var header string
+	if md, ok := metadata.FromIncomingContext(ctx); ok {
+		if values := md.Get(TenantHeader); len(values) > 0 {
+			header = values[0]
+		}
+	}
+	auth, _ := ctx.Value(authKey{}).(bool)
+	return one(parseTenants(auth, header))
+}
+
+// RawMessage is a message as it came, or as it is to be sent.
+type RawMessage []byte
+
+// rawCodec passes RawMessages through and leaves others to protobuf.
+type rawCodec struct{ encoding.CodecV2 }
+
+func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
+	if m, ok := v.(*RawMessage); ok {
+		return mem.BufferSlice{mem.SliceBuffer(*m)}, nil
+	}
+	return c.CodecV2.Marshal(v)
+}
+
+func (c rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if m, ok := v.(*RawMessage); ok {
+		*m = data.Materialize()
+		return nil
+	}
+	return c.CodecV2.Unmarshal(data, v)
+}
