@@ -141,7 +141,7 @@ func TestExportedNamesAreDocumented(t *testing.T) {
 	})
 }
 
-var unfinished = regexp.MustCompile(`(?i)\b(TODO|FIXME|XXX|unimplemented|not implemented|for now)\b`)
+var unfinished = regexp.MustCompile(`//.*\b(TODO|FIXME|XXX|unimplemented|not implemented|for now)\b`)
 
 func TestNothingIsLeftForLater(t *testing.T) {
 	eachFile(t, func(name string, text []byte) {
@@ -149,7 +149,7 @@ func TestNothingIsLeftForLater(t *testing.T) {
 			return
 		}
 		for i, line := range strings.Split(string(text), "\n") {
-			if m := unfinished.FindString(line); m != "" && strings.Contains(line, "//") {
+			if m := unfinished.FindString(line); m != "" {
 				t.Errorf("%s:%d: %q: finish it, or state the limit as a fact", name, i+1, m)
 			}
 		}
