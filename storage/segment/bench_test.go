@@ -78,6 +78,7 @@ func BenchmarkWrite(b *testing.B) {
 		opts WriterOptions
 	}{
 		{"fastest", WriterOptions{ZstdLevel: ZstdFastest}},
+		{"zstd-fastest", WriterOptions{Codec: CodecZstd}},
 		{"default", WriterOptions{ZstdLevel: ZstdDefault}},
 		{"better", WriterOptions{ZstdLevel: ZstdBetter}},
 		{"none", WriterOptions{Codec: CodecNone, ZstdLevel: ZstdFastest, NoNeedles: true}},
@@ -244,6 +245,7 @@ func TestSizes(t *testing.T) {
 		name string
 		opts WriterOptions
 	}{
+		{"zstd fastest", WriterOptions{Codec: CodecZstd}}, {"zstd better", WriterOptions{Codec: CodecZstd, ZstdLevel: ZstdBetter}},
 		{"fastest", WriterOptions{ZstdLevel: ZstdFastest}}, {"default", WriterOptions{ZstdLevel: ZstdDefault}}, {"better", WriterOptions{ZstdLevel: ZstdBetter}},
 		{"fastest, 2 MiB", WriterOptions{BlockBytes: 2 << 20}}, {"better, 2 MiB", WriterOptions{BlockBytes: 2 << 20, ZstdLevel: ZstdBetter}},
 		{"fastest, 512 KiB", WriterOptions{BlockBytes: 512 << 10}},

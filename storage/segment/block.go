@@ -278,18 +278,51 @@ func (b *block) Lines(ctx context.Context) ([]byte, error) {
 	if b.lines != nil {
 		return *b.lines, nil
 	}
-	lines, err := b.open(ctx, b.partLines(), int(b.meta.bytes), &linePool)
+	part := b.partLines()
+	frame, err := b.frame(ctx, part)
 	if err != nil {
 		return nil, err
 	}
-	if got := int64(len(*lines)); got != b.meta.bytes {
-		linePool.Put(lines)
-		return nil, b.corrupt(b.partLines(), fmt.Errorf("%d bytes, the block index says %d", got, b.meta.bytes))
+	at, _, _ := b.meta.at(b.number, part)
+	codec, n, body, err := checkFrame(frame, at, int(b.meta.bytes))
+	if err == nil && int64(n) != b.meta.bytes {
+		err = fmt.Errorf("%d bytes, the block index says %d", n, b.meta.bytes)
 	}
+	if err != nil {
+		return nil, b.corrupt(part, err)
+	}
+	lines := linePool.Get().(*[]byte)
+	*lines = (*lines)[:0]
+	var decoded []byte
+	if codec == CodecFields {
+		decoded, err = b.decodeFields(ctx, *lines, body)
+	} else {
+		decoded, err = decompress(*lines, codec, n, body)
+		err = b.corrupt(part, err)
+	}
+	if err != nil {
+		linePool.Put(lines)
+		return nil, err
+	}
+	*lines = decoded
 	b.stats.DecompressedLine.Add(b.meta.bytes)
 	b.stats.LineBlocks.Add(1)
 	b.lines = lines
 	return *lines, nil
+}
+
+// decodeFields decodes lines whose timestamps stand in their own column.
+func (b *block) decodeFields(ctx context.Context, dst, body []byte) ([]byte, error) {
+	times, err := b.Times(ctx)
+	if err != nil {
+		return nil, err
+	}
+	offsets, err := b.Offsets(ctx)
+	if err != nil {
+		return nil, err
+	}
+	dst, err = decodeFields(grow(dst, int(b.meta.bytes)), body, times, offsets)
+	return dst, b.corrupt(b.partLines(), err)
 }
 
 // MetadataNames lists the block's metadata columns.

@@ -22,6 +22,9 @@
 // covers the frame's place, so bytes that are whole but come from elsewhere are
 // noticed too. Nothing lies between the parts: Verify accounts for every byte.
 //
+// Lines by default go through the codec "fields" (line_fields.go), which takes out
+// timestamps and random ids before zstd sees the text.
+//
 // Which rows belong to which stream needs no column: streams are numbered in the order
 // of their rows, and the stream table counts each one's rows, so a prefix sum gives
 // every run of every block.

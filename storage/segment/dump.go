@@ -190,17 +190,29 @@ func (d *dumper) hex() error {
 			d.bytes(bytes)
 			continue
 		}
-		codec, n, _, err := checkFrame(bytes, p.at, maxSectionBytes)
-		if err != nil {
-			return d.r.corrupt(p.title, err)
-		}
-		raw, err := openFrame(nil, bytes, p.at, maxSectionBytes)
+		codec, n, body, err := checkFrame(bytes, p.at, maxSectionBytes)
 		if err != nil {
 			return d.r.corrupt(p.title, err)
 		}
 		d.bytes(bytes)
 		d.printf("       codec %s, %d bytes raw, checksum %x\n", codec, n, bytes[len(bytes)-4:])
-		if codec != CodecNone {
+		switch codec {
+		case CodecNone:
+		case CodecFields:
+			f := fields{b: body}
+			text, ids := f.packed(nil, 2*n), f.packed(nil, n)
+			if err := f.done(); err != nil {
+				return d.r.corrupt(p.title, err)
+			}
+			d.printf("       text\n")
+			d.bytes(text)
+			d.printf("       ids\n")
+			d.bytes(ids)
+		default:
+			raw, err := decompress(nil, codec, n, body)
+			if err != nil {
+				return d.r.corrupt(p.title, err)
+			}
 			d.bytes(raw)
 		}
 	}

@@ -22,7 +22,7 @@ func TestDumpGolden(t *testing.T) {
 		{api, 1700000000250000000, "GET /users/2 200 in 7ms", level("info")},
 		{api, 1700000000250000000, "GET /users/3 500 in 1203ms", labels.FromStrings("detected_level", "error", "trace_id", "4bf92f3577b34da6")},
 		{db, 1700000000111000000, "checkpoint complete", labels.EmptyLabels()},
-		{db, 1700000003111000000, "checkpoint complete", labels.EmptyLabels()},
+		{db, 1700000003111000000, "2023-11-14 22:13:23.111 UTC checkpoint 4bf92f35-77b3-4da6-a3ce-929d0e0e4736 complete", labels.EmptyLabels()},
 	}
 	for name, opts := range map[string]WriterOptions{
 		"small.txt":      {ID: "01HF000000000000000000000A", Tenant: "fake", BlockRows: 3},

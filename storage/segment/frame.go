@@ -24,9 +24,10 @@ const (
 	CodecZstd    Codec = 2
 	CodecSnappy  Codec = 3
 	CodecS2      Codec = 4
+	CodecFields  Codec = 5 // for lines only: zstd after taking out timestamps and ids
 )
 
-var codecNames = map[Codec]string{CodecNone: "none", CodecZstd: "zstd", CodecSnappy: "snappy", CodecS2: "s2"}
+var codecNames = map[Codec]string{CodecNone: "none", CodecZstd: "zstd", CodecSnappy: "snappy", CodecS2: "s2", CodecFields: "fields"}
 
 func (c Codec) String() string {
 	if s, ok := codecNames[c]; ok {
@@ -35,14 +36,14 @@ func (c Codec) String() string {
 	return "codec " + strconv.Itoa(int(c))
 }
 
-// ParseCodec returns the codec of a name as users write it: none, zstd, snappy or s2.
+// ParseCodec returns the codec of a name as users write it: none, zstd, snappy, s2 or fields.
 func ParseCodec(name string) (Codec, error) {
 	for c, n := range codecNames {
 		if n == name {
 			return c, nil
 		}
 	}
-	return 0, fmt.Errorf("unknown codec %q, want none, zstd, snappy or s2", name)
+	return 0, fmt.Errorf("unknown codec %q, want fields, zstd, s2, snappy or none", name)
 }
 
 // ZstdLevel trades CPU for size. The zero value is ZstdFastest.

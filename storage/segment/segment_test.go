@@ -214,7 +214,9 @@ func randomLine(rng *rand.Rand) string {
 	var b strings.Builder
 	for range rng.IntN(8) {
 		b.WriteString(words[rng.IntN(len(words))])
-		switch rng.IntN(4) {
+		switch rng.IntN(5) {
+		case 4:
+			fmt.Fprintf(&b, "%08x-%04x-4444-%04x-%012x", rng.Uint32(), rng.IntN(1<<16), rng.IntN(1<<16), rng.Uint64()>>16)
 		case 0:
 			fmt.Fprintf(&b, "%x", rng.Uint64())
 		case 1:
@@ -229,7 +231,7 @@ func randomLine(rng *rand.Rand) string {
 func randomOptions(rng *rand.Rand) WriterOptions {
 	return WriterOptions{
 		Tenant: "t", BlockBytes: 1 << (6 + rng.IntN(14)), BlockRows: 1 << rng.IntN(12), RowHash: rng.IntN(2) == 0,
-		Codec: Codec(rng.IntN(5)), ZstdLevel: ZstdLevel(rng.IntN(3)), NoNeedles: rng.IntN(8) == 0,
+		Codec: Codec(rng.IntN(6)), ZstdLevel: ZstdLevel(rng.IntN(3)), NoNeedles: rng.IntN(8) == 0,
 	}
 }
 

@@ -21,7 +21,7 @@ type WriterOptions struct {
 	Level      int      // 0 from a memtable; compaction counts up
 	MergedFrom []string // ids of the segments whose rows this one holds
 
-	Codec     Codec     // of the lines; zstd by default
+	Codec     Codec     // of the lines; CodecFields by default
 	ZstdLevel ZstdLevel // of the lines; ZstdFastest by default
 
 	// RowHash adds a column with model.RowHash of each row: 8 bytes per row, which let
@@ -46,7 +46,7 @@ func (o *WriterOptions) setDefaults() {
 		o.ID = ulid.MustNew(ulid.Timestamp(time.Now()), rand.Reader).String()
 	}
 	if o.Codec == CodecDefault {
-		o.Codec = CodecZstd
+		o.Codec = CodecFields
 	}
 	if o.NeedleBits <= 0 {
 		o.NeedleBits = DefaultNeedleBits
@@ -75,6 +75,7 @@ type Writer struct {
 	block   blockBuilder
 	times   timesEncoder
 	lengths lengthsEncoder
+	fields  fieldsEncoder
 	needles *needleSet
 	group   groupBuilder
 

@@ -237,9 +237,7 @@ func (w *Writer) endBlock() error {
 		}
 		meta.hashes = frame(kindHashes, 0, compression{codec: CodecNone})
 	}
-	start := len(w.buf)
-	w.buf = appendFrame(w.buf, place{kind: kindLines, block: number}, compression{w.opts.Codec, w.opts.ZstdLevel}, b.lines)
-	meta.lines = len(w.buf) - start
+	meta.lines = w.appendLines(place{kind: kindLines, block: number})
 	if w.needles != nil {
 		c := cellsOf(w.needles, w.opts.NeedleBits)
 		meta.width = c.width
@@ -251,6 +249,24 @@ func (w *Writer) endBlock() error {
 		w.endGroup()
 	}
 	return w.flush()
+}
+
+// appendLines appends the frame of the line column to w.buf and returns its length.
+func (w *Writer) appendLines(at place) int {
+	b, start := &w.block, len(w.buf)
+	c := compression{w.opts.Codec, w.opts.ZstdLevel}
+	if c.codec == CodecFields {
+		w.buf = append(w.buf, byte(CodecFields))
+		w.buf = binary.AppendUvarint(w.buf, uint64(len(b.lines)))
+		var ok bool
+		if w.buf, ok = w.fields.append(w.buf, b, c.level); ok {
+			w.buf = binary.LittleEndian.AppendUint32(w.buf, checksum(at, w.buf[start:]))
+			return len(w.buf) - start
+		}
+		w.buf, c.codec = w.buf[:start], CodecZstd
+	}
+	w.buf = appendFrame(w.buf, at, c, b.lines)
+	return len(w.buf) - start
 }
 
 // endGroup appends the needle group to w.buf.
