@@ -89,13 +89,20 @@ func (c *quantiles) result(ctx context.Context, series int, w *windows) column {
 	if len(s.cells) == 0 {
 		return out
 	}
-	var all []weighted
 	for i := range s.cells {
 		s.cells[i] = compact(s.cells[i])
-		all = append(all, s.cells[i]...)
 	}
-	window := newRanked(compact(all))
 	from, to := w.touching(s.first, s.first+len(s.cells))
+	if w.width == 1 { // windows do not overlap, nothing slides
+		for i := from; i < to; i++ {
+			lo, _ := w.span(i)
+			if values := s.cells[lo-s.first]; len(values) > 0 {
+				out.set(i, quantile(c.q, sorted(values)))
+			}
+		}
+		return out
+	}
+	window := newRanked(compact(slices.Concat(s.cells...)))
 	for i, b, e := from, 0, 0; i < to && ctx.Err() == nil; i++ {
 		lo, hi := w.span(i)
 		lo, hi = max(lo-s.first, 0), min(hi-s.first, len(s.cells))
@@ -109,7 +116,7 @@ func (c *quantiles) result(ctx context.Context, series int, w *windows) column {
 			window.add(s.cells[e], +1)
 		}
 		if window.n > 0 {
-			out.set(i, window.quantile(c.q))
+			out.set(i, quantile(c.q, window))
 		}
 	}
 	return out
@@ -153,8 +160,33 @@ func (r *ranked) at(rank int64) float64 {
 	return r.values[min(i, len(r.values)-1)].value
 }
 
+func (r *ranked) size() int64 { return r.n }
+
+// sorted are distinct values in order.
+type sorted []weighted
+
+func (s sorted) size() (n int64) {
+	for _, w := range s {
+		n += w.n
+	}
+	return n
+}
+
+func (s sorted) at(rank int64) float64 {
+	for _, w := range s {
+		if rank < w.n {
+			return w.value
+		}
+		rank -= w.n
+	}
+	return s[len(s)-1].value
+}
+
 // quantile interpolates linearly between the two values around rank q·(n−1).
-func (r *ranked) quantile(q float64) float64 {
+func quantile(q float64, values interface {
+	size() int64
+	at(rank int64) float64
+}) float64 {
 	switch {
 	case math.IsNaN(q):
 		return math.NaN()
@@ -163,11 +195,12 @@ func (r *ranked) quantile(q float64) float64 {
 	case q > 1:
 		return math.Inf(+1)
 	}
-	rank := q * float64(r.n-1)
+	n := values.size()
+	rank := q * float64(n-1)
 	lower := int64(math.Floor(rank))
-	upper := min(r.n-1, lower+1)
+	upper := min(n-1, lower+1)
 	weight := rank - math.Floor(rank)
-	return r.at(lower)*(1-weight) + r.at(upper)*weight
+	return values.at(lower)*(1-weight) + values.at(upper)*weight
 }
 
 // counters is rate_counter, which needs all samples of a window in order of time.
