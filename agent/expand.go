@@ -178,12 +178,14 @@ func mapFirst(s string, f func(string) string) string {
 // trimGlob removes the shortest or longest prefix or suffix that a pattern matches.
 func trimGlob(s, pattern string, longest, suffix bool) string {
 	best := -1
+	// As in a shell, a star matches slashes too.
+	flat := func(s string) string { return strings.ReplaceAll(s, "/", "\x00") }
 	for n := 0; n <= len(s); n++ {
 		part := s[:n]
 		if suffix {
 			part = s[len(s)-n:]
 		}
-		if ok, _ := path.Match(pattern, part); ok { // a bad pattern matches nothing
+		if ok, _ := path.Match(flat(pattern), flat(part)); ok { // a bad pattern matches nothing
 			best = n
 			if !longest {
 				break
