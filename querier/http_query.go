@@ -188,72 +188,102 @@ func appendResult(b []byte, res *engine.Result, o encoding) []byte {
 
 func appendStreams(b []byte, streams []scan.Stream, forward, categorize bool) []byte {
 	if categorize {
-		streams = byStreamLabels(streams, forward)
+		return appendCategorized(b, streams, forward)
 	}
 	b = append(b, '[')
 	for i := range streams {
 		s := &streams[i]
-		if i > 0 {
-			b = append(b, ',')
-		}
-		b = append(b, `{"stream":`...)
-		b = appendLabels(b, s.Labels)
-		b = append(b, `,"values":[`...)
+		b = openStream(b, i, s.Labels)
 		for j := range s.Entries {
-			e := &s.Entries[j]
 			if j > 0 {
 				b = append(b, ',')
 			}
-			b = appendEntry(b, e.Timestamp, e.Line, e.Metadata, e.Parsed, categorize)
+			b = appendEntry(b, &s.Entries[j], false)
 		}
 		b = append(b, "]}"...)
 	}
 	return append(b, ']')
 }
 
-// byStreamLabels puts together the streams that differ in metadata or parsed labels only.
-func byStreamLabels(streams []scan.Stream, forward bool) []scan.Stream {
-	var out []scan.Stream
-	at := map[string]int{}
-	for _, s := range streams {
-		ls := s.StreamLabels.WithoutEmpty()
-		key := ls.String()
-		i, ok := at[key]
-		if !ok {
-			at[key] = len(out)
-			out = append(out, scan.Stream{Labels: ls, Entries: slices.Clip(s.Entries)})
-			continue
-		}
-		out[i].Entries = append(out[i].Entries, s.Entries...)
+func openStream(b []byte, i int, ls labels.Labels) []byte {
+	if i > 0 {
+		b = append(b, ',')
 	}
-	for _, s := range out {
-		slices.SortStableFunc(s.Entries, func(a, b scan.Entry) int {
-			if forward {
-				return cmp.Compare(a.Timestamp, b.Timestamp)
-			}
-			return cmp.Compare(b.Timestamp, a.Timestamp)
-		})
-	}
-	return out
+	b = append(b, `{"stream":`...)
+	b = appendLabels(b, ls)
+	return append(b, `,"values":[`...)
 }
 
-func appendEntry(b []byte, ts int64, line []byte, metadata, parsed labels.Labels, categorize bool) []byte {
+// entryRef finds an entry again; refs are sorted instead of entries because they hold no
+// pointers.
+type entryRef struct {
+	timestamp     int64
+	stream, entry int32
+}
+
+// appendCategorized puts together the streams that differ in metadata or parsed labels
+// only, since those stand with each entry.
+func appendCategorized(b []byte, streams []scan.Stream, forward bool) []byte {
+	groups := map[string][]int{}
+	var order []string
+	for i := range streams {
+		key := streams[i].StreamLabels.WithoutEmpty().String()
+		if groups[key] == nil {
+			order = append(order, key)
+		}
+		groups[key] = append(groups[key], i)
+	}
+	var refs []entryRef
+	b = append(b, '[')
+	for i, key := range order {
+		refs = refs[:0]
+		for _, s := range groups[key] {
+			for e := range streams[s].Entries {
+				refs = append(refs, entryRef{streams[s].Entries[e].Timestamp, int32(s), int32(e)})
+			}
+		}
+		if len(groups[key]) > 1 {
+			sortRefs(refs, forward)
+		}
+		b = openStream(b, i, streams[groups[key][0]].StreamLabels.WithoutEmpty())
+		for j, r := range refs {
+			if j > 0 {
+				b = append(b, ',')
+			}
+			b = appendEntry(b, &streams[r.stream].Entries[r.entry], true)
+		}
+		b = append(b, "]}"...)
+	}
+	return append(b, ']')
+}
+
+func sortRefs(refs []entryRef, forward bool) {
+	slices.SortFunc(refs, func(a, b entryRef) int {
+		byTime := cmp.Compare(a.timestamp, b.timestamp)
+		if !forward {
+			byTime = -byTime
+		}
+		return cmp.Or(byTime, cmp.Compare(a.stream, b.stream), cmp.Compare(a.entry, b.entry))
+	})
+}
+
+func appendEntry(b []byte, e *scan.Entry, categorize bool) []byte {
 	b = append(b, `["`...)
-	b = strconv.AppendInt(b, ts, 10)
+	b = strconv.AppendInt(b, e.Timestamp, 10)
 	b = append(b, `",`...)
-	b = appendLine(b, line)
+	b = appendLine(b, e.Line)
 	if categorize {
 		b = append(b, ",{"...)
-		if !metadata.IsEmpty() {
+		if !e.Metadata.IsEmpty() {
 			b = append(b, `"structuredMetadata":`...)
-			b = appendLabels(b, metadata)
+			b = appendLabels(b, e.Metadata)
 		}
-		if !parsed.IsEmpty() {
-			if !metadata.IsEmpty() {
+		if !e.Parsed.IsEmpty() {
+			if !e.Metadata.IsEmpty() {
 				b = append(b, ',')
 			}
 			b = append(b, `"parsed":`...)
-			b = appendLabels(b, parsed)
+			b = appendLabels(b, e.Parsed)
 		}
 		b = append(b, '}')
 	}

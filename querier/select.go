@@ -2,10 +2,13 @@ package querier
 
 import (
 	"context"
+	"slices"
 
+	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/scan"
 )
 
 // Source is a place that holds rows: an ingester, or the object store.
@@ -104,3 +107,18 @@ func (s boundSelector) Select(ctx context.Context, req *model.Request) (*model.S
 
 // maxTenantsAtOnce bounds how many tenants of one query are read in parallel.
 const maxTenantsAtOnce = 4
+
+// StreamLabel implements scan.LabelKnower from the indexes of all sources. Streams of
+// several tenants have __tenant_id__ besides.
+func (s boundSelector) StreamLabel(ctx context.Context, matchers []*labels.Matcher, r model.TimeRange, name string) (bool, error) {
+	if len(s.tenants) > 1 && (name == tenantLabel || name == originalTenantLabel) {
+		return true, nil
+	}
+	present := labels.MustNewMatcher(labels.MatchNotEqual, name, "")
+	list, err := s.q.series(ctx, s.tenants, &model.Request{
+		Matchers: append(slices.Clip(matchers), present), Range: r, Stats: &model.Stats{},
+	})
+	return len(list) > 0, err
+}
+
+var _ scan.LabelKnower = boundSelector{}

@@ -18,11 +18,8 @@ import (
 
 // tailEntry is one entry as it is sent.
 type tailEntry struct {
-	timestamp int64
-	line      []byte
-	labels    labels.Labels // all of them, or those of the stream with categorize-labels
-	metadata  labels.Labels
-	parsed    labels.Labels
+	scan.Entry               // metadata and parsed labels with categorize-labels only
+	labels     labels.Labels // all of them, or those of the stream with categorize-labels
 }
 
 // historyEntries lists the entries of a query's streams in order of time.
@@ -30,14 +27,14 @@ func historyEntries(streams []scan.Stream, categorize bool) []tailEntry {
 	var all []tailEntry
 	for _, s := range streams {
 		for _, e := range s.Entries {
-			te := tailEntry{timestamp: e.Timestamp, line: e.Line, labels: s.Labels}
+			te := tailEntry{scan.Entry{Timestamp: e.Timestamp, Line: e.Line}, s.Labels}
 			if categorize {
-				te.labels, te.metadata, te.parsed = s.StreamLabels, e.Metadata, e.Parsed
+				te = tailEntry{e, s.StreamLabels}
 			}
 			all = append(all, te)
 		}
 	}
-	sort.SliceStable(all, func(i, j int) bool { return all[i].timestamp < all[j].timestamp })
+	sort.SliceStable(all, func(i, j int) bool { return all[i].Timestamp < all[j].Timestamp })
 	return all
 }
 
@@ -78,9 +75,9 @@ func newLiveTail(req tailRequest, history []scan.Stream) (*liveTail, error) {
 func (l *liveTail) look(e tailEntry) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
-	maphash.WriteComparable(&h, e.timestamp)
-	maphash.WriteComparable(&h, [3]uint64{e.labels.Hash(), e.metadata.Hash(), e.parsed.Hash()})
-	_, _ = h.Write(e.line)
+	maphash.WriteComparable(&h, e.Timestamp)
+	maphash.WriteComparable(&h, [3]uint64{e.labels.Hash(), e.Metadata.Hash(), e.Parsed.Hash()})
+	_, _ = h.Write(e.Line)
 	return h.Sum64()
 }
 
@@ -97,9 +94,9 @@ func (l *liveTail) add(streams []model.Stream) {
 			if !ok {
 				continue
 			}
-			te := tailEntry{timestamp: e.Timestamp, line: slices.Clone(line), labels: ls.Labels()}
+			te := tailEntry{scan.Entry{Timestamp: e.Timestamp, Line: slices.Clone(line)}, ls.Labels()}
 			if l.req.categorize {
-				te.labels, te.metadata, te.parsed = ls.Stream(), ls.Metadata(), ls.Parsed()
+				te.labels, te.Metadata, te.Parsed = ls.Stream(), ls.Metadata(), ls.Parsed()
 			}
 			if l.sent != nil {
 				if k := l.look(te); l.sent[k] > 0 {
@@ -134,7 +131,7 @@ func (l *liveTail) take(now time.Time) []tailEntry {
 		out[i] = l.held[i].tailEntry
 	}
 	l.held = slices.Delete(l.held, 0, n)
-	sort.SliceStable(out, func(i, j int) bool { return out[i].timestamp < out[j].timestamp })
+	sort.SliceStable(out, func(i, j int) bool { return out[i].Timestamp < out[j].Timestamp })
 	return out
 }
 
@@ -170,7 +167,7 @@ func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []Droppe
 		b = append(b, `{"stream":`...)
 		b = appendLabels(b, e.labels)
 		b = append(b, `,"values":[`...)
-		b = appendEntry(b, e.timestamp, e.line, e.metadata, e.parsed, t.req.categorize)
+		b = appendEntry(b, &e.Entry, t.req.categorize)
 		b = append(b, "]}"...)
 	}
 	b = append(b, ']')
