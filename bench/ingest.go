@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -12,37 +13,20 @@ import (
 	"github.com/skaldlog/skald/bench/corpus"
 )
 
-type ingestOptions struct {
-	skald, addr, dir   string
-	pid                int
-	restart            bool
-	corpus             corpus.Config
-	batch, connections int
-	serverFlags        stringList
-}
-
-type stringList []string
-
-func (s *stringList) String() string     { return fmt.Sprint(*s) }
-func (s *stringList) Set(v string) error { *s = append(*s, v); return nil }
-
 // ingest loads a corpus and prints what it cost the server.
-func ingest(ctx context.Context, o ingestOptions) error {
-	if (o.skald == "") == (o.addr == "") {
-		return errors.New("give either -skald or -addr")
-	}
+func ingest(ctx context.Context, o options) error {
 	if o.skald == "" {
-		t := target{addr: o.addr, pid: o.pid}
-		_, err := load(ctx, o, t)
+		_, err := load(ctx, o, target{addr: o.addr, pid: o.pid})
 		return err
 	}
-	if o.dir == "" {
-		dir, err := os.MkdirTemp("", "skald-bench-")
-		if err != nil {
-			return err
-		}
-		defer func() { _ = os.RemoveAll(dir) }()
-		o.dir = dir
+	dir, done, err := workDir(o.dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	o.dir = dir
+	if err := remember(o); err != nil {
+		return err
 	}
 	p, err := startServer(ctx, o)
 	if err != nil {
@@ -62,8 +46,39 @@ func ingest(ctx context.Context, o ingestOptions) error {
 	return measureRestart(ctx, o, p)
 }
 
+// corpusFile says in a data directory which corpus was loaded into it.
+const corpusFile = "bench-corpus.json"
+
+// remember notes the corpus in the data directory, which must be new: with other data in it
+// no answer would be right.
+func remember(o options) error {
+	if _, err := os.Stat(filepath.Join(o.dir, corpusFile)); err == nil {
+		return fmt.Errorf("%s has been loaded already; give another -dir", o.dir)
+	}
+	if err := os.MkdirAll(o.dir, 0o755); err != nil {
+		return err
+	}
+	text, err := json.Marshal(o.corpus)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(filepath.Join(o.dir, corpusFile), text, 0o644)
+}
+
+// recall reads what remember wrote.
+func recall(dir string) (c corpus.Config, err error) {
+	text, err := os.ReadFile(filepath.Join(dir, corpusFile))
+	if err != nil {
+		return c, fmt.Errorf("not loaded by bench ingest -restart=false: %w", err)
+	}
+	if err := json.Unmarshal(text, &c); err != nil {
+		return c, fmt.Errorf("%s: %w", filepath.Join(dir, corpusFile), err)
+	}
+	return c, nil
+}
+
 // measureFlush sends everything to the object store and weighs it.
-func measureFlush(ctx context.Context, o ingestOptions, p *process, loaded loadResult) error {
+func measureFlush(ctx context.Context, o options, p *process, loaded loadResult) error {
 	before := time.Now()
 	if err := post(ctx, p.addr+"/flush", "", nil); err != nil {
 		return err
@@ -87,7 +102,10 @@ func measureFlush(ctx context.Context, o ingestOptions, p *process, loaded loadR
 
 // measureRestart fills the memtable, kills the server without warning, and times how long
 // a new one takes until it is ready with every line.
-func measureRestart(ctx context.Context, o ingestOptions, p *process) error {
+func measureRestart(ctx context.Context, o options, p *process) error {
+	if err := os.Remove(filepath.Join(o.dir, corpusFile)); err != nil {
+		return err
+	}
 	o.corpus.Seed++
 	o.corpus.Bytes = fullMemtable
 	if _, err := loadQuietly(ctx, o, p.target()); err != nil {

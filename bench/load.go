@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -29,9 +30,10 @@ type loadResult struct {
 }
 
 // load pushes the corpus and prints what it cost.
-func load(ctx context.Context, o ingestOptions, t target) (loadResult, error) {
+func load(ctx context.Context, o options, t target) (loadResult, error) {
+	profiled := profile(ctx, o, t.addr, "load", loadProfileSeconds)
 	res, err := loadQuietly(ctx, o, t)
-	if err != nil {
+	if err = errors.Join(err, profiled()); err != nil {
 		return res, err
 	}
 	slices.Sort(res.latencies)
@@ -48,7 +50,7 @@ func load(ctx context.Context, o ingestOptions, t target) (loadResult, error) {
 	return res, nil
 }
 
-func loadQuietly(ctx context.Context, o ingestOptions, t target) (loadResult, error) {
+func loadQuietly(ctx context.Context, o options, t target) (loadResult, error) {
 	var res loadResult
 	var mu sync.Mutex
 	before := usage{}
@@ -65,15 +67,12 @@ func loadQuietly(ctx context.Context, o ingestOptions, t target) (loadResult, er
 		defer close(bodies)
 		c := corpus.New(o.corpus)
 		var enc wire.Encoder
-		for batch, ok := c.Next(o.batch); ok; batch, ok = c.Next(o.batch) {
-			for _, s := range batch {
-				res.lines += int64(len(s.Entries))
-				for _, e := range s.Entries {
-					res.bytes += int64(len(e.Line))
-				}
-			}
+		var batch corpus.Batch
+		for c.Next(&batch, o.batch) {
+			res.lines += batch.Lines
+			res.bytes += batch.Bytes
 			select {
-			case bodies <- bytes.Clone(enc.Push(batch)):
+			case bodies <- bytes.Clone(enc.Push(batch.Streams)):
 			case <-ctx.Done():
 				return ctx.Err()
 			}

@@ -1,21 +1,27 @@
 // Command bench measures a whole server from outside: it makes a corpus from a seed, pushes
-// it through the public protocol, and reads what the kernel says about the process. With
-// -skald it starts the server itself and also measures flush, storage and restart; with
-// -addr it drives any Loki-compatible server.
+// it through the public protocol, asks it the kinds of query that people ask, checks every
+// answer against a scan of the corpus that shares no code with the server, and reads what
+// the kernel says about the process. With -skald it starts the server itself; with -addr it
+// drives any Loki-compatible server.
 //
-//	go run ./bench ingest -skald bin/skald -bytes 1GB
-//	go run ./bench ingest -addr http://127.0.0.1:3100 -pid 1234 -bytes 1GB
+//	go run ./bench all    -skald bin/skald -bytes 1GB              # ingest, size and query on a fresh directory
+//	go run ./bench ingest -skald bin/skald -bytes 1GB -dir /tmp/b  # load, flush, restart after kill -9
+//	go run ./bench query  -skald bin/skald -dir /tmp/b             # queries over a directory that was loaded
+//	go run ./bench query  -addr http://127.0.0.1:3100 -pid 1234    # the same of a running server
+//	go run ./bench size   -bytes 1GB                               # what zstd makes of the corpus
 //
-// Figures of this machine mean little elsewhere; RESULTS.md keeps ratios, and beside each
-// the command that gives it.
+// Figures of one machine mean little on another; RESULTS.md keeps ratios, and beside each
+// the command that gives it. README.md says what each number means.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 	"time"
 
@@ -33,40 +39,107 @@ func main() {
 	}
 }
 
+// options are the flags of all commands.
+type options struct {
+	skald, addr, dir   string
+	pid                int
+	restart, cold      bool
+	corpus             corpus.Config
+	batch, connections int
+	serverFlags        stringList
+	runs               int
+	only               string
+	profiles           string
+}
+
+type stringList []string
+
+func (s *stringList) String() string     { return fmt.Sprint(*s) }
+func (s *stringList) Set(v string) error { *s = append(*s, v); return nil }
+
+var commands = map[string]func(context.Context, options) error{
+	"all": all, "ingest": ingest, "query": query, "size": size,
+}
+
 func run(ctx context.Context, args []string) error {
-	if len(args) == 0 || args[0] != "ingest" {
-		return fmt.Errorf("usage: bench ingest [flags]; bench ingest -help lists them")
+	if len(args) == 0 || commands[args[0]] == nil {
+		return errors.New("usage: bench all|ingest|query|size [flags]; bench query -help lists them")
 	}
-	var o ingestOptions
-	var size, start string
-	o.corpus = corpus.Default()
-	fs := flag.NewFlagSet("ingest", flag.ExitOnError)
+	o, err := parse(args[0], args[1:])
+	if err != nil {
+		return err
+	}
+	if args[0] != "size" && (o.skald == "") == (o.addr == "") {
+		return errors.New("give either -skald or -addr")
+	}
+	return commands[args[0]](ctx, o)
+}
+
+func parse(command string, args []string) (options, error) {
+	o := options{corpus: corpus.Default()}
+	var bytes, start string
+	fs := flag.NewFlagSet(command, flag.ExitOnError)
 	fs.StringVar(&o.skald, "skald", "", "skald `binary` to start, measure and stop")
 	fs.StringVar(&o.addr, "addr", "", "`URL` of a running server instead")
 	fs.IntVar(&o.pid, "pid", 0, "its process id, for CPU and memory")
-	fs.StringVar(&o.dir, "dir", "", "data `directory` for -skald; a temporary one by default")
-	fs.BoolVar(&o.restart, "restart", true, "with -skald: kill -9 with a full memtable and measure the restart")
-	fs.StringVar(&size, "bytes", "1GB", "raw `size` of the corpus")
+	fs.StringVar(&o.dir, "dir", "", "data `directory` for -skald; query needs one that was loaded, otherwise a temporary one is the default")
+	fs.BoolVar(&o.restart, "restart", true, "ingest with -skald: kill -9 with a full memtable and measure the restart; a directory that is queried later needs false")
+	fs.BoolVar(&o.cold, "cold", true, "query with -skald: a fresh process for the first run of each query")
+	fs.StringVar(&bytes, "bytes", "1GB", "raw `size` of the corpus")
 	fs.Uint64Var(&o.corpus.Seed, "seed", o.corpus.Seed, "seed of the corpus")
 	fs.IntVar(&o.corpus.Streams, "streams", o.corpus.Streams, "number of streams")
 	fs.DurationVar(&o.corpus.Span, "span", o.corpus.Span, "time that the corpus covers")
-	fs.StringVar(&start, "start", "", "first timestamp, RFC3339; a span before now by default")
+	fs.StringVar(&start, "start", o.corpus.Start.Format(time.RFC3339), "first `time`stamp, RFC3339, or \"now\" for a span before now, for servers that refuse old samples")
 	fs.IntVar(&o.batch, "batch", 1<<20, "line bytes in one push")
 	fs.IntVar(&o.connections, "connections", 4, "pushes under way at once")
 	fs.Var(&o.serverFlags, "flag", "extra `flag` for the server; may be repeated")
-	if err := fs.Parse(args[1:]); err != nil {
-		return err
+	fs.IntVar(&o.runs, "runs", 7, "warm runs of each query")
+	fs.StringVar(&o.only, "only", "", "comma-separated `names` of the queries to run")
+	fs.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the server: of the load, and of each query repeated for some seconds")
+	if err := fs.Parse(args); err != nil {
+		return o, err
 	}
-	n, err := humanize.ParseBytes(size)
+	n, err := humanize.ParseBytes(bytes)
 	if err != nil {
-		return fmt.Errorf("-bytes=%s: %w", size, err)
+		return o, fmt.Errorf("-bytes=%s: %w", bytes, err)
 	}
 	o.corpus.Bytes = int64(n)
-	o.corpus.Start = time.Now().Add(-o.corpus.Span).Truncate(time.Second)
-	if start != "" {
-		if o.corpus.Start, err = time.Parse(time.RFC3339, start); err != nil {
-			return fmt.Errorf("-start: %w", err)
-		}
+	if start == "now" {
+		o.corpus.Start = time.Now().UTC().Add(-o.corpus.Span).Truncate(time.Hour)
+	} else if o.corpus.Start, err = time.Parse(time.RFC3339, start); err != nil {
+		return o, fmt.Errorf("-start: %w", err)
 	}
-	return ingest(ctx, o)
+	if o.profiles != "" {
+		err = os.MkdirAll(o.profiles, 0o755)
+	}
+	return o, err
+}
+
+// all measures ingestion, size and queries of one corpus.
+func all(ctx context.Context, o options) error {
+	if o.skald == "" {
+		return errors.New("all needs -skald")
+	}
+	dir, done, err := workDir(o.dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	o.dir, o.restart = dir, false
+	for _, step := range []func(context.Context, options) error{ingest, size, query} {
+		if err := step(ctx, o); err != nil {
+			return err
+		}
+		fmt.Println(strings.Repeat("-", 40))
+	}
+	return nil
+}
+
+// workDir returns dir, or a temporary directory that done removes.
+func workDir(dir string) (_ string, done func(), err error) {
+	if dir != "" {
+		return dir, func() {}, nil
+	}
+	dir, err = os.MkdirTemp("", "skald-bench-")
+	return dir, func() { _ = os.RemoveAll(dir) }, err
 }

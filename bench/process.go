@@ -67,6 +67,33 @@ func procField(path, name string) (int64, error) {
 	return 0, fmt.Errorf("%s has no line %s", path, name)
 }
 
+// cpuOf returns the CPU time of a process with the precision of the scheduler, or less
+// precisely where the kernel doesn't keep it.
+func cpuOf(pid int) (time.Duration, error) {
+	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "schedstat"))
+	if err != nil {
+		return 0, err
+	}
+	var sum time.Duration
+	for _, path := range threads {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			continue // the thread has ended
+		}
+		first, _, _ := strings.Cut(string(text), " ")
+		ns, err := strconv.ParseInt(first, 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+		sum += time.Duration(ns)
+	}
+	if sum > 0 {
+		return sum, nil
+	}
+	u, err := usageOf(pid)
+	return u.cpu, err
+}
+
 // process is a server that this program started.
 type process struct {
 	cmd  *exec.Cmd
@@ -78,7 +105,7 @@ func (p *process) target() target { return target{p.addr, p.cmd.Process.Pid} }
 
 // startServer starts skald on a free port and waits until it is ready. Limits that would
 // slow a benchmark down are lifted; everything else is as a user has it.
-func startServer(ctx context.Context, o ingestOptions) (*process, error) {
+func startServer(ctx context.Context, o options) (*process, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
