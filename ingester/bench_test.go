@@ -121,7 +121,7 @@ func forgetFrozen(ctx context.Context, i *Ingester) {
 		i.mu.frozen = nil
 		i.mu.Unlock()
 		for _, g := range frozen {
-			g.writers.Wait()
+			<-g.complete
 			_ = i.disk.Remove(g.walPath)
 			i.memory.release(g.bytes.Load())
 		}

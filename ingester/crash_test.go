@@ -180,9 +180,13 @@ func checkKilled(t *testing.T, r *rig, round int, acked map[string]bool) {
 // operation on disk or store everything stops working, or that one operation fails, for
 // each n.
 func TestFailureAtEveryOperation(t *testing.T) {
+	stride := 1
+	if testing.Short() {
+		stride = 5
+	}
 	for _, once := range []bool{false, true} {
 		steps := 0
-		for n := 0; steps == 0; n++ {
+		for n := 0; steps == 0; n += stride {
 			if count := failAt(t, n, once); count <= n {
 				steps = count
 			}

@@ -115,7 +115,11 @@ func (i *Ingester) flushFrozen(ctx context.Context) error {
 			return nil
 		}
 		// A generation is listed as frozen a moment before its last writer has left.
-		oldest.writers.Wait()
+		select {
+		case <-oldest.complete:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		start := time.Now()
 		if err := i.flush(ctx, oldest); err != nil {
 			if !isStop(ctx, err) {

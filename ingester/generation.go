@@ -19,8 +19,10 @@ type generation struct {
 	seq  uint64
 	born atomic.Int64 // when the first entry came, ns since 1970
 	log  *wal.Log     // nil for one that was replayed
-	// walPath is where the log lies now; only the goroutine that freezes and flushes uses it.
+	// walPath is where the log lies now; it changes last before complete is closed.
 	walPath string
+	// complete is closed when the memtable and the log have all that they will ever have.
+	complete chan struct{}
 	// skip lists tenant-days that were durable as segments before a crash.
 	skip map[tenantDay]bool
 
@@ -44,7 +46,7 @@ type tenantDay struct {
 }
 
 func newGeneration(seq uint64) *generation {
-	g := &generation{seq: seq}
+	g := &generation{seq: seq, complete: make(chan struct{})}
 	g.mu.tables = make(map[model.Tenant]*table)
 	return g
 }
@@ -118,6 +120,7 @@ func (i *Ingester) freeze() error {
 	// 3. The last pushes leave the old one. Now its memtable holds what its log holds.
 	old.writers.Wait()
 	i.seal(old)
+	close(old.complete)
 	i.wakeFlush()
 	return nil
 }

@@ -222,6 +222,7 @@ func (i *Ingester) Close() error {
 	i.mu.Unlock()
 	last.writers.Wait()
 	i.seal(last)
+	close(last.complete)
 	i.freezing.Unlock()
 	// 2. Memory to local segments, so that the next start has nothing to replay.
 	ctx, cancel := context.WithTimeout(context.Background(), shutdownTime)

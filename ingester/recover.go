@@ -290,6 +290,7 @@ func (i *Ingester) replayFile(seq uint64, ext string, skip map[tenantDay]bool) e
 			return err
 		}
 	}
+	close(g.complete)
 	i.metrics.replayed.Add(float64(g.entries.Load()))
 	i.mu.Lock()
 	i.mu.frozen = append(i.mu.frozen, g)
