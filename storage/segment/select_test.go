@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -76,11 +77,11 @@ func randomNeedle(rng *rand.Rand, e entry) model.Needle {
 // without the index.
 func TestNeedlesNeverHideARow(t *testing.T) {
 	var pruned, kept int64
-	for seed := range uint64(50) {
+	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 4))
 		entries := randomEntries(rng, 200+rng.IntN(1500))
 		opts := randomOptions(rng)
-		opts.NoNeedles, opts.BlockBytes = false, 1<<(6+rng.IntN(8))
+		opts.NoNeedles, opts.BlockBytes = false, 1<<(8+rng.IntN(6))
 		r := open(t, write(t, opts, entries))
 		entries = sorted(entries)
 		for range 40 {
@@ -219,8 +220,8 @@ func TestSelectReadsOnlyWhatIsAsked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if src.reads != 1 {
-		t.Errorf("Open took %d reads, want 1", src.reads)
+	if src.reads.Load() != 1 {
+		t.Errorf("Open took %d reads, want 1", src.reads.Load())
 	}
 	blocks := int64(r.Info().Blocks)
 	everything := model.TimeRange{From: 0, Through: 20000 * 1e6}
@@ -294,6 +295,31 @@ func TestSelectReadsOnlyWhatIsAsked(t *testing.T) {
 	if got.Blocks != 0 || got.Requests != 0 {
 		t.Errorf("metadata that is nowhere: %+v", got)
 	}
+}
+
+// One reader serves many goroutines at once, also while it reads its tables.
+func TestSelectConcurrently(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	entries := randomEntries(rng, 2000)
+	r := open(t, write(t, WriterOptions{BlockRows: 100}, entries))
+	want := unique(sorted(entries))
+	var wg sync.WaitGroup
+	for range 8 {
+		wg.Go(func() {
+			part, err := r.Select(t.Context(), &model.Request{Range: allTime, Columns: allColumns, Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchNotEqual, "app", "")}})
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			sel := model.Selection{Parts: []model.Part{part}}
+			defer sel.Release()
+			got, err := rowsOf(t.Context(), part, allTime)
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Errorf("%v, rows (-want +got):\n%s", err, diff)
+			}
+		})
+	}
+	wg.Wait()
 }
 
 // A segment of very many streams.
