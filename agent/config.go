@@ -350,3 +350,13 @@ func (c *Config) warnf(format string, args ...any) {
 
 // sortedLabels makes labels of a map.
 func sortedLabels(m map[string]string) labels.Labels { return labels.FromMap(m) }
+
+// AddClient adds a client with default settings, for -client.url.
+func (c *Config) AddClient(rawURL string) error {
+	var u URL
+	if err := u.UnmarshalYAML(&yaml.Node{Kind: yaml.ScalarNode, Value: rawURL}); err != nil {
+		return fmt.Errorf("client url %q is not of the form http://host/path", rawURL)
+	}
+	c.Clients = append(c.Clients, Client{URL: u, HTTP: promconfig.DefaultHTTPClientConfig})
+	return nil
+}

@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -89,7 +90,8 @@ scrape_configs:
 
 	stop := make(chan struct{})
 	written := make(chan int)
-	go writeUntil(t, dir, stop, written)
+	var known atomic.Bool
+	go writeUntil(t, dir, &known, stop, written)
 	exe, err := os.Executable()
 	if err != nil {
 		t.Fatal(err)
@@ -103,6 +105,14 @@ scrape_configs:
 		}
 		return cmd
 	}
+	// What is rotated away before the agent has ever seen the path is not its business.
+	first := launch()
+	eventually(t, "both files are known", func() bool {
+		return len(s.stream(`job="plain"`)) > 0 && len(s.stream(`job="cri"`)) > 0
+	})
+	known.Store(true)
+	_ = first.Process.Kill() // as below
+	_ = first.Wait()
 	for range kills {
 		cmd := launch()
 		time.Sleep(time.Duration(50+rng.IntN(300)) * time.Millisecond)
@@ -128,8 +138,8 @@ scrape_configs:
 }
 
 // writeUntil writes the same number of lines to a plain file and a CRI file, which are
-// rotated, and returns it.
-func writeUntil(t *testing.T, dir string, stop <-chan struct{}, written chan<- int) {
+// rotated once the agent knows them, and returns it.
+func writeUntil(t *testing.T, dir string, known *atomic.Bool, stop <-chan struct{}, written chan<- int) {
 	plain, pod := filepath.Join(dir, "logs/app.log"), filepath.Join(dir, "pods/ns_pod_1/0.log")
 	at := time.Now()
 	for n, gen := 0, 0; ; {
@@ -155,7 +165,7 @@ func writeUntil(t *testing.T, dir string, stop <-chan struct{}, written chan<- i
 		appendFile(t, plain, a.String())
 		appendFile(t, pod, b.String())
 		time.Sleep(2 * time.Millisecond)
-		if n%500 == 0 {
+		if n%500 == 0 && known.Load() {
 			gen++
 			_ = os.Rename(plain, fmt.Sprintf("%s.%d", plain, gen))
 			_ = os.Rename(pod, fmt.Sprintf("%s.20240501-%06d", pod, gen))

@@ -1,0 +1,159 @@
+package positions
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func open(t *testing.T, dir string) *Store {
+	t.Helper()
+	s, err := Open(filepath.Join(dir, "positions.yaml"), Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.Close() })
+	return s
+}
+
+// A position moves over a span when it and all before it are released, in whatever order.
+func TestOrderOfRelease(t *testing.T) {
+	seed := uint64(time.Now().UnixNano())
+	rng := rand.New(rand.NewPCG(seed, 0))
+	s := open(t, t.TempDir())
+	l := s.Track(Record{Key: Key{Job: "j", Path: "/p"}})
+	const n = 1000
+	spans := make([]*Span, n)
+	for i := range spans {
+		spans[i] = l.Begin(int64(i), 0)
+		spans[i].Seal(int64(i+1), rng.IntN(4) == 0)
+	}
+	released := make([]bool, n)
+	for _, i := range rng.Perm(n) {
+		spans[i].Retain()
+		spans[i].Release()
+		spans[i].Release()
+		released[i] = true
+		want := 0
+		for want < n && released[want] {
+			want++
+		}
+		if got := l.Record().Offset; got != int64(want) {
+			t.Fatalf("seed %d: position %d, want %d", seed, got, want)
+		}
+	}
+}
+
+// A kill after Flush loses nothing; the journal alone tells it.
+func TestJournal(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	key := Key{Job: "j", Path: "/p"}
+	l := s.Track(Record{Key: key, ID: ID{1, 2}})
+	a, b := l.Begin(0, 100), l.Begin(10, 200)
+	a.Seal(10, true)
+	b.Seal(20, true)
+	a.Release()
+	gone := s.Track(Record{Key: key, ID: ID{1, 3}})
+	gone.Forget()
+	done := s.Track(Record{Key: key, ID: ID{1, 4}})
+	done.Finish()
+	s.SetCursor("journal", "c")
+	s.Flush()
+
+	again := open(t, dir)
+	var got []Record
+	for _, l := range again.Claim(key) {
+		got = append(got, l.Record())
+	}
+	want := []Record{
+		{Key: key, ID: ID{1, 2}, N: 1, Offset: 10, Stamps: []Stamp{{10, 20, 200}}},
+		{Key: key, ID: ID{1, 4}, N: 3, Finished: true},
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if c := again.Cursor("journal"); c != "c" {
+		t.Errorf("cursor %q", c)
+	}
+	if n := again.Track(Record{Key: key}).Record().N; n != 4 {
+		t.Errorf("next generation has number %d, want 4", n)
+	}
+}
+
+// Every byte of the snapshot and of the journal is damaged in turn: the store opens, and a
+// position is never ahead of what was acknowledged.
+func TestEveryByteDamaged(t *testing.T) {
+	src := t.TempDir()
+	s := open(t, src)
+	key := Key{Job: "j", Path: "/p"}
+	l := s.Track(Record{Key: key, ID: ID{1, 2}})
+	for i := range int64(4) {
+		sp := l.Begin(i*10, 0)
+		sp.Seal(i*10+10, false)
+		sp.Release()
+		if i == 1 {
+			if err := s.Save(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := s.Close(); err != nil {
+		t.Fatal(err)
+	}
+	names, err := filepath.Glob(filepath.Join(src, "*"))
+	if err != nil || len(names) < 3 {
+		t.Fatalf("files: %v, %v", names, err)
+	}
+	files := map[string][]byte{}
+	for _, name := range names {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[filepath.Base(name)] = b
+	}
+	for victim, content := range files {
+		for i := range content {
+			dir := t.TempDir()
+			for name, b := range files {
+				if name == victim {
+					b = append([]byte(nil), b...)
+					b[i] ^= 0x15
+				}
+				if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			again, err := Open(filepath.Join(dir, "positions.yaml"), Options{ReadOnly: true})
+			if err != nil {
+				t.Fatalf("byte %d of %s: %v", i, victim, err)
+			}
+			for _, l := range again.Claim(key) {
+				if off := l.Record().Offset; off > 40 || off%10 != 0 {
+					t.Fatalf("byte %d of %s: position %d", i, victim, off)
+				}
+			}
+		}
+	}
+}
+
+func TestOldJournalsGo(t *testing.T) {
+	dir := t.TempDir()
+	s := open(t, dir)
+	for i := range 10 {
+		s.SetCursor("c", fmt.Sprint(i))
+		if err := s.Save(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	names, err := filepath.Glob(filepath.Join(dir, "*.journal.*"))
+	if err != nil || len(names) > 2 {
+		t.Errorf("journals left: %v, %v", names, err)
+	}
+}
