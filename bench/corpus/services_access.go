@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// writeNginx is nginx' combined format with the request time and, for traced requests, the id.
+// writeNginx is nginx' combined format with what people add: request time and id, upstream, cache.
 func writeNginx(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = appendIP(b, r)
 	b = append(b, " - - ["...)
@@ -23,14 +23,10 @@ func writeNginx(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = append(b, `" rt=`...)
 	b = dec(b, latency(r)/1000, 4)
 	b = append(b, ` rid=`...)
-	id := st.request(r)
-	switch {
-	case st.planted != "":
-		return st.takePlanted(b)
-	case st.sampled:
-		return dashed(b, id)
-	}
-	return append(b, '-')
+	b = appendRequestUUID(b, r, st)
+	b = append(b, ` host=shop.example upstream=10.2.0.`...)
+	b = num(b, zipf(r, 12))
+	return append(b, `:8080 cache=MISS`...)
 }
 
 // writeEnvoy is the default format of Envoy in a service mesh: a uuid in each line.
@@ -70,8 +66,8 @@ func writeEnvoy(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	return append(b, `:0 outbound_.8080_._.cart.shop.svc.cluster.local default`...)
 }
 
-// writeApache is Apache's combined format.
-func writeApache(b []byte, r *rand.Rand, _ *state, ts time.Time) []byte {
+// writeApache is Apache's combined format with mod_unique_id's.
+func writeApache(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = appendIP(b, r)
 	b = append(b, " - "...)
 	b = append(b, often(r, userNames)...)
@@ -89,5 +85,6 @@ func writeApache(b []byte, r *rand.Rand, _ *state, ts time.Time) []byte {
 	b = append(b, often(r, routes)...)
 	b = append(b, `" "`...)
 	b = append(b, often(r, agents)...)
-	return append(b, '"')
+	b = append(b, `" `...)
+	return appendUUID(b, r, st)
 }

@@ -58,7 +58,9 @@ func writeKlog(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = pad(b, pod*7919+st.host*131, 12)
 	b = append(b, `" path="/var/lib/kubelet/pods/6f0c9f1e-4a7d-4c39-9a52-`...)
 	b = pad(b, pod*7919+st.host*131, 12)
-	return append(b, `/volumes"`...)
+	b = append(b, `/volumes" operation="`...)
+	b = appendHex(b, r, 16)
+	return append(b, '"')
 }
 
 // writeJava is log4j's pattern with the trace id that Spring puts into it; one line in two hundred begins a stack trace.
@@ -128,7 +130,8 @@ func writeSSHD(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 		b = appendIP(b, r)
 		b = append(b, " port "...)
 		b = num(b, 1024+r.IntN(60_000))
-		return append(b, " ssh2"...)
+		b = append(b, " ssh2: ED25519 SHA256:"...)
+		return appendHex(b, r, 16)
 	case 2:
 		b = append(b, "pam_unix(sshd:auth): authentication failure; logname= uid=0 euid=0 tty=ssh ruser= rhost="...)
 		return appendIP(b, r)
@@ -156,13 +159,16 @@ func writePython(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = dashed(b, id)
 	switch {
 	case outcome < 2:
-		return append(b, "] received"...)
+		b = append(b, "] received by worker-"...)
+		b = num(b, st.host)
+		b = append(b, " from queue celery, correlation_id="...)
+		return appendHex(b, r, 16)
 	case r.IntN(5000) == 0:
 		return append(b, "] raised unexpected: ConnectionError('broker went away')"...)
 	}
 	b = append(b, "] succeeded in "...)
 	b = dec(b, latency(r)/1000, 9)
-	return append(b, "s: None"...)
+	return append(b, "s: {'state': 'SUCCESS', 'retries': 0, 'rows': None}"...)
 }
 
 func writeRedis(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
@@ -172,9 +178,12 @@ func writeRedis(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	if r.Uint32()&1 == 0 {
 		b = append(b, " * "...)
 		b = num(b, r.IntN(10_000))
-		return append(b, " changes in 60 seconds. Saving..."...)
+		return append(b, " changes in 60 seconds, saving in the background to /data/dump.rdb with child of this process"...)
 	}
-	return append(b, " * Background saving terminated with success"...)
+	b = append(b, " * Background saving terminated with success, copy-on-write "...)
+	b = num(b, r.IntN(4096))
+	b = append(b, " MB, replication offset "...)
+	return num(b, r.IntN(1<<40))
 }
 
 func writeKafka(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
@@ -191,6 +200,8 @@ func writeKafka(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 	b = append(b, " with TruncationState(offset="...)
 	st.seq += zipf(r, 512)
 	b = num(b, 5_000_000+st.seq)
+	b = append(b, ", session="...)
+	b = appendHex(b, r, 12)
 	return append(b, ", completed=true) due to local high watermark (kafka.server.ReplicaFetcherThread)"...)
 }
 
@@ -210,8 +221,9 @@ func writeRails(b []byte, r *rand.Rand, st *state, ts time.Time) []byte {
 		b = append(b, "\" for "...)
 		return appendIP(b, r)
 	case 2:
-		b = append(b, "Processing by ProductsController#show as HTML"...)
-		return b
+		b = append(b, "Processing by ProductsController#show as HTML with parameters: {\"id\"=>\""...)
+		b = num(b, r.IntN(100_000))
+		return append(b, "\", \"locale\"=>\"en\", \"currency\"=>\"EUR\"}"...)
 	}
 	b = append(b, "Completed "...)
 	b = num(b, status(r))
