@@ -144,7 +144,7 @@ func (f *fleet) verifyCounts(t testing.TB, s *server) {
 
 func (f *fleet) verifyLines(t testing.TB, s *server) {
 	t.Helper()
-	cmd := exec.Command(binary, "query", "--addr="+s.url, "--quiet", "--limit=0", "--batch=5000", "--forward", "--output=jsonl",
+	cmd := exec.Command(program, "query", "--addr="+s.url, "--quiet", "--limit=0", "--batch=5000", "--forward", "--output=jsonl",
 		"--from="+f.base.Add(-time.Second).Format(time.RFC3339Nano), "--to="+f.end().Format(time.RFC3339Nano), `{job="cri"}`)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr

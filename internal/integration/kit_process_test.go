@@ -36,7 +36,7 @@ func startProcess(t testing.TB, name, logPath string, args ...string) *process {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{t: t, name: name, logPath: logPath, cmd: exec.Command(binary, args...), exited: make(chan struct{})}
+	p := &process{t: t, name: name, logPath: logPath, cmd: exec.Command(program, args...), exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)
@@ -87,7 +87,7 @@ func (p *process) stop() {
 func run(t testing.TB, args ...string) (stdout, stderr string, status int) {
 	t.Helper()
 	var out, errOut bytes.Buffer
-	cmd := exec.Command(binary, args...)
+	cmd := exec.Command(program, args...)
 	cmd.Stdout, cmd.Stderr = &out, &errOut
 	err := cmd.Run()
 	var exit *exec.ExitError

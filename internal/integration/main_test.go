@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// binary is the program under test, built once.
-var binary string
+// program is the program under test, built once.
+var program string
 
 func TestMain(m *testing.M) {
 	os.Exit(buildAndRun(m))
@@ -25,8 +25,8 @@ func buildAndRun(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir)
-	binary = filepath.Join(dir, "skald")
-	args, cgo := []string{"build", "-o", binary, "../../cmd/skald"}, "CGO_ENABLED=0"
+	program = filepath.Join(dir, "skald")
+	args, cgo := []string{"build", "-o", program, "../../cmd/skald"}, "CGO_ENABLED=0"
 	if raceDetector {
 		args, cgo = append([]string{"build", "-race"}, args[1:]...), "CGO_ENABLED=1"
 	}
