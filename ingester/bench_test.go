@@ -164,3 +164,35 @@ func BenchmarkSelect(b *testing.B) {
 	}
 	_ = i.Close()
 }
+
+// BenchmarkRecover measures a start after kill -9 with full memtables.
+func BenchmarkRecover(b *testing.B) {
+	pushes, size := corpus(200)
+	cfg := testConfig(b.TempDir())
+	open := func() *Ingester {
+		i, err := New(cfg, object.NewMem(), noLimits(), prometheus.NewRegistry(), quiet)
+		if err != nil {
+			b.Fatal(err)
+		}
+		return i
+	}
+	i, raw := open(), int64(0)
+	for n := 0; i.memory.used.Load() < cfg.MemtableBytes/2; n++ { // more is flushed while starting
+		if err := i.Push(context.Background(), "t", pushes[n%len(pushes)]); err != nil {
+			b.Fatal(err)
+		}
+		raw += size
+		if i.mu.current.bytes.Load() >= cfg.FreezeBytes {
+			if err := i.freeze(); err != nil {
+				b.Fatal(err)
+			}
+		}
+	}
+	b.SetBytes(raw)
+	for b.Loop() {
+		i.stopping.Store(true) // as kill -9 leaves it
+		i.closeFiles()
+		i = open()
+	}
+	_ = i.Close()
+}
