@@ -178,7 +178,7 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 		return nil, fmt.Errorf("merging segments: %w", err)
 	}
 	buf := bufio.NewWriterSize(file, 256<<10)
-	_, err = segment.Merge(ctx, buf, readers, segment.MergeOptions{WriterOptions: segment.WriterOptions{ID: id, Tenant: td.tenant, Level: uploadLevel, RowHash: true}})
+	_, err = segment.Merge(ctx, buf, readers, segment.MergeOptions{WriterOptions: segment.WriterOptions{ID: id, Tenant: td.tenant, Level: uploadLevel, RowHash: i.cfg.RowHash}})
 	if err == nil {
 		err = buf.Flush()
 	}
