@@ -80,9 +80,11 @@ func recall(dir string) (c corpus.Config, err error) {
 // measureFlush sends everything to the object store and weighs it.
 func measureFlush(ctx context.Context, o options, p *process, loaded loadResult) error {
 	before := time.Now()
+	profiled := profile(ctx, o, p.addr, "flush", flushProfileSeconds)
 	if err := post(ctx, p.addr+"/flush", "", nil); err != nil {
 		return err
 	}
+	took := time.Since(before)
 	use, err := usageOf(p.cmd.Process.Pid)
 	if err != nil {
 		return err
@@ -92,12 +94,12 @@ func measureFlush(ctx context.Context, o options, p *process, loaded loadResult)
 		return err
 	}
 	raw := float64(loaded.bytes)
-	fmt.Printf("flush                      %8.2f s\n", time.Since(before).Seconds())
+	fmt.Printf("flush                      %8.2f s\n", took.Seconds())
 	fmt.Printf("server CPU incl. flush     %8.2f s, %.1f s per GB raw\n", use.cpu.Seconds(), use.cpu.Seconds()/raw*1e9)
 	fmt.Printf("written to disk            %8.2f bytes per raw byte\n", float64(use.written)/raw)
 	fmt.Printf("object store               %8.1f MB in %d objects, raw / stored = %.2f\n", float64(objects)/1e6, files, raw/float64(objects))
 	fmt.Printf("peak RSS                   %8.1f MB\n", float64(use.peakRSS)/1e6)
-	return nil
+	return profiled()
 }
 
 // measureRestart fills the memtable, kills the server without warning, and times how long

@@ -11,6 +11,7 @@ import (
 
 const (
 	loadProfileSeconds  = 15
+	flushProfileSeconds = 10
 	queryProfileSeconds = 5
 )
 
