@@ -62,7 +62,7 @@ func startServer(t testing.TB, args ...string) *server {
 
 func (s *server) launch(t testing.TB) {
 	t.Helper()
-	args := append([]string{"serve", "-http.listen=" + s.addr, "-data.dir=" + s.dir}, s.args...)
+	args := append([]string{"serve", "-http.listen=" + s.addr, "-grpc.listen=127.0.0.1:0", "-data.dir=" + s.dir}, s.args...)
 	s.process = startProcess(t, "server", s.logPath, args...)
 }
 
