@@ -68,6 +68,9 @@ scrape_configs:
   - job_name: cri
     static_configs: [{labels: {job: cri, __path__: "DIR/pods/*/*.log"}}]
     pipeline_stages: [{cri: {}}]
+  - job_name: blocks
+    static_configs: [{labels: {job: blocks, __path__: "DIR/blocks/*.log"}}]
+    pipeline_stages: [{multiline: {firstline: "^block", max_wait_time: 20s}}]
 `
 	if err := os.WriteFile(filepath.Join(dir, "agent.yaml"), []byte(strings.ReplaceAll(yaml, "DIR", dir)), 0o600); err != nil {
 		t.Fatal(err)
@@ -107,8 +110,8 @@ scrape_configs:
 	}
 	// What is rotated away before the agent has ever seen the path is not its business.
 	first := launch()
-	eventually(t, "both files are known", func() bool {
-		return len(s.stream(`job="plain"`)) > 0 && len(s.stream(`job="cri"`)) > 0
+	eventually(t, "all files are known", func() bool {
+		return len(s.stream(`job="plain"`)) > 0 && len(s.stream(`job="cri"`)) > 0 && len(s.stream(`job="blocks"`)) > 0
 	})
 	known.Store(true)
 	_ = first.Process.Kill() // as below
@@ -128,18 +131,38 @@ scrape_configs:
 		_ = cmd.Process.Kill() // it may have ended by itself, which the test has noticed
 		_ = cmd.Wait()
 	}()
-	eventually(t, fmt.Sprintf("all %d lines of both jobs", n), func() bool { return len(s.lines()) == 2*n })
+	want := map[string]bool{}
+	for i := 1; i <= n; i++ {
+		want[fmt.Sprintf("plain line %d", i)], want[fmt.Sprintf("cri line %d", i)] = true, true
+		want[fmt.Sprintf("block %d\n more\n end %d", i, i)] = i < n // the last one waits for more
+	}
+	t.Cleanup(func() {
+		got := s.lines()
+		for line := range want {
+			if t.Failed() && got[line] == 0 && want[line] {
+				t.Logf("missing: %q", line)
+			}
+		}
+		for line := range got {
+			if !want[line] {
+				t.Errorf("nobody wrote %q, at %v", line, s.times(line))
+			}
+		}
+	})
+	eventually(t, fmt.Sprintf("all %d lines of three jobs", n), func() bool { return len(s.lines()) == 3*n-1 })
 	for line, k := range s.lines() {
 		if k != 1 {
 			t.Fatalf("stored %d times: %q, at %v", k, line, s.times(line))
 		}
 	}
-	t.Logf("%d lines, %d sent again", 2*n, s.mu.repeats)
+	_, repeats := s.counts()
+	t.Logf("%d lines, %d sent again", 3*n-1, repeats)
 }
 
-// writeUntil writes the same number of lines to a plain file and a CRI file, which are
+// writeUntil writes the same number of lines, or blocks of lines, to three files, which are
 // rotated once the agent knows them, and returns it.
 func writeUntil(t *testing.T, dir string, known *atomic.Bool, stop <-chan struct{}, written chan<- int) {
+	blocks := filepath.Join(dir, "blocks/app.log")
 	plain, pod := filepath.Join(dir, "logs/app.log"), filepath.Join(dir, "pods/ns_pod_1/0.log")
 	at := time.Now()
 	for n, gen := 0, 0; ; {
@@ -149,25 +172,28 @@ func writeUntil(t *testing.T, dir string, known *atomic.Bool, stop <-chan struct
 			return
 		default:
 		}
-		var a, b strings.Builder
+		var a, b, c strings.Builder
 		for range 20 {
 			at = at.Add(time.Microsecond)
 			n++
 			stamp := at.UTC().Format(time.RFC3339Nano)
+			fmt.Fprintf(&c, "block %d\n more\n end %d\n", n, n)
 			fmt.Fprintf(&a, "plain line %d\n", n)
 			if n%3 == 0 {
-				fmt.Fprintf(&b, "%s stdout P cri\n%s stdout P  line\n", stamp, stamp)
-				fmt.Fprintf(&b, "%s stdout F  %d\n", stamp, n)
+				fmt.Fprintf(&b, "%s stdout P cri\n%s stdout P  line \n", stamp, stamp)
+				fmt.Fprintf(&b, "%s stdout F %d\n", stamp, n)
 			} else {
 				fmt.Fprintf(&b, "%s stdout F cri line %d\n", stamp, n)
 			}
 		}
 		appendFile(t, plain, a.String())
 		appendFile(t, pod, b.String())
+		appendFile(t, blocks, c.String())
 		time.Sleep(2 * time.Millisecond)
 		if n%500 == 0 && known.Load() {
 			gen++
 			_ = os.Rename(plain, fmt.Sprintf("%s.%d", plain, gen))
+			_ = os.Rename(blocks, fmt.Sprintf("%s.%d", blocks, gen))
 			_ = os.Rename(pod, fmt.Sprintf("%s.20240501-%06d", pod, gen))
 		}
 	}

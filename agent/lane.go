@@ -118,23 +118,31 @@ func (o origin) Covers(later stage.Origin) bool {
 }
 
 // Lines implements tail.Consumer.
-func (c *consumer) Lines(data []byte, base int64, span *positions.Span) (lines int, stamped bool) {
+func (c *consumer) Lines(data []byte, base int64, span *positions.Span) (got tail.Taken) {
 	var o stage.Origin = origin{span}
 	c.stamped = false
-	for len(data) > 0 {
-		i := bytes.IndexByte(data, '\n')
-		line := data
-		if i >= 0 {
-			line, data = data[:i], data[i+1:]
-		} else {
-			data = nil
+	for at := 0; at < len(data); {
+		line, next := data[at:], len(data)
+		if i := bytes.IndexByte(line, '\n'); i >= 0 {
+			line, next = line[:i], at+i+1
 		}
-		c.given = base + int64(lines)
+		c.given = base + int64(got.Lines)
 		c.pipe.Line(line, c.given, o)
-		lines++
+		switch {
+		case !c.pipe.Pending():
+			got.Clean, got.CleanLines = next, got.Lines+1
+		case c.pipe.Fresh():
+			got.Clean, got.CleanLines = at, got.Lines
+		}
+		got.Lines++
+		at = next
 	}
-	return lines, c.stamped || c.pipe.Pending()
+	got.Stamped = c.stamped || c.pipe.Pending()
+	return got
 }
+
+// Rehome implements tail.Consumer.
+func (c *consumer) Rehome(from, to *positions.Span) { c.pipe.Rehome(origin{from}, origin{to}) }
 
 // Cut implements tail.Consumer.
 func (c *consumer) Cut(int64) {}

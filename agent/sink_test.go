@@ -124,6 +124,13 @@ func (s *sink) lines() map[string]int {
 	return out
 }
 
+// counts returns how many pushes were stored, and how many entries were stored before.
+func (s *sink) counts() (pushes, repeats int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.pushes, s.mu.repeats
+}
+
 // times returns where and when a line is stored.
 func (s *sink) times(line string) []string {
 	s.mu.Lock()

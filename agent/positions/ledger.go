@@ -90,8 +90,11 @@ func (l *Ledger) Update(id ID, fp Fingerprint, realPath string, modified int64) 
 }
 
 // Begin opens a span at from, held once by the caller, who must Seal and Release it.
-func (l *Ledger) Begin(from, base int64) *Span {
-	sp := &Span{ledger: l, from: from, to: from, base: base}
+// continued says that text from before the span is kept back and will be joined with text of
+// it. Reading must then not begin here after a restart: the position passes such a span
+// together with the one before it.
+func (l *Ledger) Begin(from, base int64, continued bool) *Span {
+	sp := &Span{ledger: l, from: from, to: from, base: base, continued: continued}
 	sp.refs.Store(1)
 	l.store.mu.Lock()
 	l.spans = append(l.spans, sp)
@@ -114,15 +117,29 @@ func (l *Ledger) Forget() {
 	l.store.forget(l)
 }
 
-// advance moves the position over released spans.
+// advance moves the position over released spans, to the last place where reading can begin.
 func (l *Ledger) advance() {
 	n := 0
-	for n < len(l.spans) && l.spans[n].released {
-		l.rec.Offset = l.spans[n].to
-		n++
+	for i, s := range l.spans {
+		if !s.released {
+			break
+		}
+		if i+1 == len(l.spans) || !l.spans[i+1].continued {
+			n = i + 1
+		}
 	}
 	if n > 0 {
+		passed := slices.Clone(l.spans[:n])
+		l.rec.Offset = passed[n-1].to
 		l.spans = slices.Delete(l.spans, 0, n)
+		// In the same stretch of the journal, so that both positions move or none.
+		defer func() {
+			for _, s := range passed {
+				if s.after != nil {
+					s.after.release()
+				}
+			}
+		}()
 		l.rec.Stamps = slices.DeleteFunc(l.rec.Stamps, func(s Stamp) bool { return s.To <= l.rec.Offset })
 		if !l.gone {
 			l.store.logf("p %d %d", l.rec.N, l.rec.Offset)
@@ -139,7 +156,7 @@ func (l *Ledger) advance() {
 func (l *Ledger) compact() {
 	out := l.spans[:0]
 	for _, s := range l.spans {
-		if k := len(out) - 1; k >= 0 && out[k].released && s.released && !out[k].stamped && !s.stamped {
+		if k := len(out) - 1; k >= 0 && out[k].released && s.released && !out[k].stamped && !s.stamped && s.after == nil {
 			out[k].to = s.to
 			continue
 		}
@@ -154,8 +171,35 @@ type Span struct {
 	ledger *Ledger
 	refs   atomic.Int32
 
-	from, to, base    int64 // guarded by the store's mutex, as are:
-	stamped, released bool
+	from, to, base               int64 // guarded by the store's mutex, as are:
+	stamped, released, continued bool
+	after                        *Span // released when this one is passed
+}
+
+// Split ends the span at offset at and returns a new one from there, held once by the caller.
+// Nothing that was kept back at the offset began before it.
+func (s *Span) Split(at, base int64) *Span {
+	rest := s.ledger.Begin(at, base, false)
+	st := s.ledger.store
+	st.mu.Lock()
+	s.to = at
+	st.mu.Unlock()
+	return rest
+}
+
+// After says that the text kept back when the span began is the end of another generation,
+// whose position then waits until this span is passed.
+func (s *Span) After(other *Ledger) {
+	st := s.ledger.store
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	end := other.rec.Offset
+	if n := len(other.spans); n > 0 {
+		end = other.spans[n-1].to
+	}
+	s.after = &Span{ledger: other, from: end, to: end, continued: true}
+	s.after.refs.Store(1)
+	other.spans = append(other.spans, s.after)
 }
 
 // Seal sets the end of the span. stamped says that the lines' times are of the reader's
@@ -181,11 +225,24 @@ func (s *Span) Release() {
 	st := s.ledger.store
 	st.mu.Lock()
 	defer st.mu.Unlock()
+	s.settle()
+}
+
+// release is Release for those who hold the store's mutex.
+func (s *Span) release() {
+	if s.refs.Add(-1) == 0 {
+		s.settle()
+	}
+}
+
+// settle notes that nobody holds the span any more.
+func (s *Span) settle() {
 	s.released = true
 	l := s.ledger
-	if l.spans[0] == s {
+	if l.spans[0].released {
 		l.advance()
-	} else if len(l.spans) > 256 && len(l.spans)%64 == 0 {
+	}
+	if len(l.spans) > 256 && len(l.spans)%64 == 0 {
 		l.compact()
 	}
 }

@@ -30,7 +30,7 @@ func TestOrderOfRelease(t *testing.T) {
 	const n = 1000
 	spans := make([]*Span, n)
 	for i := range spans {
-		spans[i] = l.Begin(int64(i), 0)
+		spans[i] = l.Begin(int64(i), 0, false)
 		spans[i].Seal(int64(i+1), rng.IntN(4) == 0)
 	}
 	released := make([]bool, n)
@@ -55,7 +55,7 @@ func TestJournal(t *testing.T) {
 	s := open(t, dir)
 	key := Key{Job: "j", Path: "/p"}
 	l := s.Track(Record{Key: key, ID: ID{1, 2}})
-	a, b := l.Begin(0, 100), l.Begin(10, 200)
+	a, b := l.Begin(0, 100, false), l.Begin(10, 200, false)
 	a.Seal(10, true)
 	b.Seal(20, true)
 	a.Release()
@@ -94,7 +94,7 @@ func TestEveryByteDamaged(t *testing.T) {
 	key := Key{Job: "j", Path: "/p"}
 	l := s.Track(Record{Key: key, ID: ID{1, 2}})
 	for i := range int64(4) {
-		sp := l.Begin(i*10, 0)
+		sp := l.Begin(i*10, 0, false)
 		sp.Seal(i*10+10, false)
 		sp.Release()
 		if i == 1 {
@@ -156,4 +156,33 @@ func TestOldJournalsGo(t *testing.T) {
 	if err != nil || len(names) > 2 {
 		t.Errorf("journals left: %v, %v", names, err)
 	}
+}
+
+// Text that reaches over a border of spans, or of generations, moves the position from
+// before its beginning to after its end at once.
+func TestContinuedSpans(t *testing.T) {
+	s := open(t, t.TempDir())
+	a := s.Track(Record{Key: Key{Job: "j", Path: "/p"}, ID: ID{1, 1}})
+	b := s.Track(Record{Key: Key{Job: "j", Path: "/p"}, ID: ID{1, 2}})
+	one := a.Begin(0, 0, false)
+	two := one.Split(10, 0) // text from 10 on is kept back
+	two.Seal(20, false)
+	three := b.Begin(0, 0, true) // and ends here
+	three.After(a)
+	four := three.Split(5, 0)
+	four.Seal(9, false)
+	want := func(what string, inA, inB int64) {
+		t.Helper()
+		if x, y := a.Record().Offset, b.Record().Offset; x != inA || y != inB {
+			t.Errorf("%s: positions %d and %d, want %d and %d", what, x, y, inA, inB)
+		}
+	}
+	one.Release()
+	want("what came before is delivered", 10, 0)
+	two.Release()
+	want("the joined text is delivered, not all of its last span", 10, 0)
+	four.Release()
+	want("what comes later is delivered", 10, 0)
+	three.Release()
+	want("all is delivered", 20, 9)
 }

@@ -56,6 +56,7 @@ type criLink struct {
 		time    int64 // of the last fragment
 		labels  *Set
 		tooLong bool
+		line    uint64 // with which it began
 	}
 }
 
@@ -96,7 +97,7 @@ func (c *criLink) join(e *Entry, i int, more bool) {
 	p := &c.partial[i]
 	if !p.open {
 		p.open = true
-		c.pipeline.held++
+		p.line = c.pipeline.keep(e)
 	}
 	limit := c.maxText
 	if c.truncate > 0 {
@@ -118,7 +119,7 @@ func (c *criLink) join(e *Entry, i int, more bool) {
 		c.pipeline.env.Dropped("cri_partial_line_cut")
 	}
 	p.text, p.held, p.open, p.tooLong = nil, nil, false, false
-	c.pipeline.held--
+	c.pipeline.unkeep(p.line)
 	c.next.Process(e)
 }
 
@@ -136,10 +137,16 @@ func (c *criLink) flush(_ int64, everything bool) int64 {
 		e := &Entry{Timestamp: p.time, Line: p.text, Labels: p.labels, Held: p.held, Origin: p.held[len(p.held)-1]}
 		e.extracted.reset(c.pipeline.sets.root)
 		p.text, p.held, p.open, p.tooLong = nil, nil, false, false
-		c.pipeline.held--
+		c.pipeline.unkeep(p.line)
 		c.next.Process(e)
 	}
 	return math.MaxInt64
+}
+
+func (c *criLink) rehome(from, to Origin) {
+	for i := range c.partial {
+		rehome(c.partial[i].held, from, to)
+	}
 }
 
 // hold adds an origin to the held ones, unless one of them covers it already.

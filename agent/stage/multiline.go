@@ -68,6 +68,7 @@ type block struct {
 	entry   Entry
 	lines   int
 	last    int64 // when the last line came
+	line    uint64
 }
 
 func (l *multilineLink) Process(e *Entry) {
@@ -112,7 +113,7 @@ func (b *block) start(e *Entry) {
 func (l *multilineLink) add(b *block, e *Entry) {
 	x := &b.entry
 	if b.lines == 0 {
-		l.pipeline.held++
+		b.line = l.pipeline.keep(e)
 	}
 	if len(x.Line) > 0 {
 		x.Line = append(x.Line, '\n')
@@ -139,8 +140,14 @@ func (l *multilineLink) send(b *block) {
 	out.extracted = b.entry.extracted.clone()
 	out.Metadata = slices.Clone(b.entry.Metadata)
 	b.entry.Line, b.entry.Held, b.lines = nil, nil, 0
-	l.pipeline.held--
+	l.pipeline.unkeep(b.line)
 	l.next.Process(&out)
+}
+
+func (l *multilineLink) rehome(from, to Origin) {
+	for _, b := range l.blocks {
+		rehome(b.entry.Held, from, to)
+	}
 }
 
 func (l *multilineLink) flush(now int64, everything bool) int64 {

@@ -37,6 +37,7 @@ type flusher interface {
 	// flush emits what has waited until now, or everything, and returns when it wants to be
 	// called again: nanoseconds since 1970, math.MaxInt64 for never.
 	flush(now int64, everything bool) (next int64)
+	rehome(from, to Origin)
 }
 
 // Program is the compiled form of a job's pipeline_stages.
@@ -138,6 +139,8 @@ type Pipeline struct {
 	flushers []flusher // in the order of the pipeline
 	entry    Entry
 	held     int // entries kept back by stages
+	fresh    int // of these, the ones that begin with the present line
+	line     uint64
 }
 
 // New returns a pipeline for a log with the given labels, which sends finished entries to sink.
@@ -157,6 +160,8 @@ func (p *Pipeline) Line(line []byte, ts int64, o Origin) {
 	e.Timestamp, e.Line, e.Labels, e.Origin = ts, line, p.sets.root, o
 	e.Metadata, e.Held = e.Metadata[:0], nil
 	e.extracted.reset(p.sets.root)
+	p.fresh = 0
+	p.line++
 	p.head.Process(e)
 }
 
@@ -172,3 +177,42 @@ func (p *Pipeline) Flush(now int64, everything bool) (next int64) {
 
 // Pending reports whether a stage keeps text back.
 func (p *Pipeline) Pending() bool { return p.held > 0 }
+
+// Fresh reports whether all text that is kept back began with the last line.
+func (p *Pipeline) Fresh() bool { return p.held == p.fresh }
+
+// Rehome makes text that is kept back hold another origin instead of from.
+func (p *Pipeline) Rehome(from, to Origin) {
+	for _, f := range p.flushers {
+		f.rehome(from, to)
+	}
+}
+
+// keep counts an entry that a stage begins to keep back, and returns the number of the line
+// that it begins with, 0 when it began earlier.
+func (p *Pipeline) keep(e *Entry) uint64 {
+	p.held++
+	if len(e.Held) > 0 {
+		return 0
+	}
+	p.fresh++
+	return p.line
+}
+
+// unkeep ends what keep began.
+func (p *Pipeline) unkeep(line uint64) {
+	p.held--
+	if line == p.line {
+		p.fresh--
+	}
+}
+
+func rehome(held []Origin, from, to Origin) {
+	for i, o := range held {
+		if o == from {
+			to.Retain()
+			held[i] = to
+			from.Release()
+		}
+	}
+}

@@ -24,8 +24,9 @@ type tailLog struct {
 
 	// Owned by the running turn, or by the holder of Tailer.mu when there is none.
 	consumer  Consumer
-	gens      []*generation // oldest first; the first is being read
-	late      []*generation // read to the end, but perhaps not written to the end
+	gens      []*generation     // oldest first; the first is being read
+	late      []*generation     // read to the end, but perhaps not written to the end
+	last      *positions.Ledger // of the generation read last
 	checkPath bool
 	started   bool
 	missing   int64 // since when the path names nothing, 0 when it does

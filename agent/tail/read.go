@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"time"
 
 	"github.com/skaldlog/skald/agent/positions"
@@ -44,7 +45,7 @@ func (l *tailLog) read(g *generation, buf []byte) (bool, error) {
 // limit is how much of buf to use: a range that was read by an earlier run of the agent is
 // read again as it was, so that its lines get the times they had.
 func (l *tailLog) limit(g *generation, buf []byte) int {
-	for len(g.replay) > 0 && g.replay[0].To <= g.off {
+	for len(g.replay) > 0 && (g.replay[0].To <= g.off || g.replay[0].From < g.off) {
 		g.replay = g.replay[1:]
 	}
 	if len(g.replay) == 0 {
@@ -68,16 +69,31 @@ func (g *generation) times() int64 {
 // hand gives lines that end at file offset to to the consumer.
 func (l *tailLog) hand(g *generation, data []byte, to int64) {
 	base := g.times()
-	span := g.ledger.Begin(g.off, base)
-	lines, stamped := l.consumer.Lines(data, base, span)
+	continued := l.consumer.Pending()
+	span := g.ledger.Begin(g.off, base, continued)
+	if continued && l.last != nil && l.last != g.ledger && !slices.Contains(l.late, g) {
+		span.After(l.last)
+	}
+	l.last = g.ledger
+	got := l.consumer.Lines(data, base, span)
+	lines := got.Lines
 	if len(g.replay) > 0 && g.replay[0].From == g.off {
 		// Perhaps only a part of what was read then; the rest follows with later times.
 		g.replay[0].From, g.replay[0].Base = to, base+int64(lines)
 	}
 	g.base = max(g.base, base+int64(lines))
-	span.Seal(to, stamped)
+	spans := []*positions.Span{span}
+	if at := g.off + int64(got.Clean); l.consumer.Pending() && got.Clean > 0 && at < to {
+		rest := span.Split(at, base+int64(got.CleanLines))
+		l.consumer.Rehome(span, rest)
+		span.Seal(at, got.Stamped)
+		spans = append(spans, rest)
+	}
+	spans[len(spans)-1].Seal(to, got.Stamped)
 	l.consumer.Commit()
-	span.Release()
+	for _, s := range spans {
+		s.Release()
+	}
 	g.off, g.scanned = to, to
 	l.t.Stats.BytesRead.Add(int64(len(data)))
 	l.t.Stats.LinesRead.Add(int64(lines))

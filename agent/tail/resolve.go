@@ -214,7 +214,10 @@ func (l *tailLog) restore(now int64) {
 			f: c.f, id: c.st.id, fp: rec.Fingerprint, path: c.path, ledger: ledger, off: rec.Offset, scanned: rec.Offset,
 			size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: c.path != realPath(l.path), replay: rec.Stamps,
 		}
-		slices.SortFunc(g.replay, func(a, b positions.Stamp) int { return cmp.Compare(a.From, b.From) })
+		// A range read a second time may have been split: the whole comes before its parts.
+		slices.SortFunc(g.replay, func(a, b positions.Stamp) int {
+			return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
+		})
 		for _, s := range g.replay {
 			g.base = max(g.base, s.Base+(s.To-s.From))
 		}
@@ -254,7 +257,7 @@ func (l *tailLog) takeOver(g *generation) {
 		return
 	}
 	off = lineStart(g.f, off)
-	span := g.ledger.Begin(0, 0)
+	span := g.ledger.Begin(0, 0, false)
 	span.Seal(off, false)
 	span.Release()
 	g.off, g.scanned = off, off

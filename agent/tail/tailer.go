@@ -30,9 +30,10 @@ type Target struct {
 type Consumer interface {
 	// Lines takes whole lines, each with its line feed, except that the last line of a file
 	// that will not grow any more may lack it. The i-th line's time, if it brings none, is
-	// base+i. data is valid during the call. It returns the number of lines, and whether such
-	// a time was, or may yet be, used.
-	Lines(data []byte, base int64, span *positions.Span) (lines int, stamped bool)
+	// base+i. data is valid during the call.
+	Lines(data []byte, base int64, span *positions.Span) Taken
+	// Rehome moves all text that is kept back from one span to a later one, which it is in.
+	Rehome(from, to *positions.Span)
 	// Cut is called before Lines with a single line of which dropped bytes were cut off.
 	Cut(dropped int64)
 	// Flush emits what has been kept back for long enough, or everything, and returns when it
@@ -44,6 +45,15 @@ type Consumer interface {
 	Ready() bool
 	// Pending reports whether text is kept back that only exists in memory.
 	Pending() bool
+}
+
+// Taken is what a consumer says about lines it was given.
+type Taken struct {
+	Lines   int
+	Stamped bool // a time that the reader gave was, or may yet be, used
+	// Clean is where in the data, after CleanLines lines, reading could begin anew: nothing
+	// that was kept back there began before. 0 when there is no such place.
+	Clean, CleanLines int
 }
 
 // Config configures a Tailer. The zero value of each field means the default.
