@@ -136,6 +136,7 @@ func runWarm(ctx context.Context, o options, tg target, t *truth, results []meas
 			}
 			m.cpu = (after - before) / time.Duration(len(m.warm))
 		}
+		fmt.Fprintf(os.Stderr, "%-16s %8.1f ms\n", m.question.name, ms(m.median()))
 		if err := profileQuery(ctx, o, tg.addr, t, i, m.question); err != nil {
 			return err
 		}

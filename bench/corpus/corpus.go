@@ -106,8 +106,10 @@ type plant struct {
 
 // New prepares a corpus.
 func New(cfg Config) *Corpus {
-	c := &Corpus{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5ca1d)), slice: cfg.Span / 50_000}
-	c.slice = max(c.slice, time.Millisecond)
+	c := &Corpus{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5ca1d))}
+	// Each stream is asked for lines once in a slice, so more streams get fewer slices.
+	slices := max(100, 10_000_000/max(cfg.Streams, 200))
+	c.slice = max(cfg.Span/time.Duration(slices), time.Millisecond)
 	c.makeStreams()
 	c.makePlants()
 	return c
