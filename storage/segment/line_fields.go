@@ -44,64 +44,111 @@ const (
 	styles      = 6
 )
 
-// clockText prints timestamps. Those of a second share all but the fraction.
+// clockText prints timestamps. What neighbours share is kept: the date for a day, and each
+// style's text for a second. Lines have one style as a rule, so the others are never made.
 type clockText struct {
-	second int64
-	valid  bool
+	second, nanos int64
+	valid         bool
+	day           int64
+	date          struct {
+		known            bool
+		year, month, day int
+	}
+	year   []byte // "2026-"
 	text   [styles][]byte
-	year   []byte
-	digits [9]byte // of the fraction
+	madeAt [styles]int64 // the second of the text, if there is one
+	digits [9]byte       // of the fraction
+	fresh  bool          // digits are those of nanos
 }
 
 const months = "JanFebMarAprMayJunJulAugSepOctNovDec"
 
-// set prepares the texts of a timestamp and reports whether its year has four digits.
+// set prepares for a timestamp and reports whether its year has four digits.
 func (c *clockText) set(ts int64) bool {
 	second, nanos := ts/1e9, ts%1e9
 	if nanos < 0 {
 		second, nanos = second-1, nanos+1e9
 	}
-	for i := 8; i >= 0; i-- {
-		c.digits[i] = byte('0' + nanos%10)
-		nanos /= 10
-	}
-	if c.valid && second == c.second {
-		return true
+	c.fresh = c.fresh && nanos == c.nanos
+	c.nanos = nanos
+	if second == c.second && c.date.known {
+		return c.valid
 	}
 	c.second = second
-	year, month, day := civil(floorDiv(second, 86400))
-	c.valid = year >= 1000 && year <= 9999
-	if !c.valid {
-		return false
+	if day := floorDiv(second, 86400); day != c.day || !c.date.known {
+		c.day, c.date.known = day, true
+		c.date.year, c.date.month, c.date.day = civil(day)
+		c.year = append(two(two(c.year[:0], c.date.year/100), c.date.year%100), '-')
+		c.valid = c.date.year >= 1000 && c.date.year <= 9999
 	}
-	rest := int(second - floorDiv(second, 86400)*86400)
-	hms := func(b []byte) []byte {
-		return two(append(two(append(two(b, rest/3600), ':'), rest/60%60), ':'), rest%60)
+	return c.valid
+}
+
+// in returns the timestamp, without the fraction, in a style.
+func (c *clockText) in(style byte) []byte {
+	b := c.text[style]
+	rest := c.second - c.day*86400
+	switch before := c.madeAt[style] - c.day*86400; {
+	case len(b) > 0 && before == rest:
+		return b
+	case len(b) > 0 && before >= 0 && before < 86400:
+		// The same day: the time is the last eight bytes.
+		b = b[:len(b)-8]
+	default:
+		b = c.appendDate(b[:0], style)
 	}
+	t := int(rest)
+	b = two(append(two(append(two(b, t/3600), ':'), t/60%60), ':'), t%60)
+	c.text[style], c.madeAt[style] = b, c.second
+	return b
+}
+
+func (c *clockText) appendDate(b []byte, style byte) []byte {
+	year, month, day := c.date.year, c.date.month, c.date.day
+	name := months[3*month-3 : 3*month]
 	ymd := func(b []byte, sep byte) []byte {
 		return two(append(two(append(two(two(b, year/100), year%100), sep), month), sep), day)
 	}
-	name := months[3*month-3 : 3*month]
-	c.year = append(two(two(c.year[:0], year/100), year%100), '-')
-	c.text[styleT] = hms(append(ymd(c.text[styleT][:0], '-'), 'T'))
-	c.text[styleSpace] = hms(append(ymd(c.text[styleSpace][:0], '-'), ' '))
-	c.text[styleSlash] = hms(append(ymd(c.text[styleSlash][:0], '/'), ' '))
-	b := append(append(append(two(c.text[styleAccess][:0], day), '/'), name...), '/')
-	c.text[styleAccess] = hms(append(two(two(b, year/100), year%100), ':'))
-	c.text[styleKlog] = hms(append(two(two(c.text[styleKlog][:0], month), day), ' '))
-	b = two(append(append(c.text[styleSyslog][:0], name...), ' '), day)
-	if day < 10 {
-		b[len(b)-2] = ' '
+	switch style {
+	case styleT:
+		b = append(ymd(b, '-'), 'T')
+	case styleSpace:
+		b = append(ymd(b, '-'), ' ')
+	case styleSlash:
+		b = append(ymd(b, '/'), ' ')
+	case styleAccess:
+		b = append(append(append(two(b, day), '/'), name...), '/')
+		b = append(two(two(b, year/100), year%100), ':')
+	case styleKlog:
+		b = append(two(two(b, month), day), ' ')
+	case styleSyslog:
+		b = two(append(append(b, name...), ' '), day)
+		if day < 10 {
+			b[len(b)-2] = ' '
+		}
+		b = append(b, ' ')
 	}
-	c.text[styleSyslog] = hms(append(b, ' '))
-	return true
+	return b
+}
+
+// fraction returns the nine digits behind the second.
+func (c *clockText) fraction() *[9]byte {
+	if !c.fresh {
+		c.fresh = true
+		n := c.nanos
+		for i := 8; i >= 0; i-- {
+			c.digits[i] = byte('0' + n%10)
+			n /= 10
+		}
+	}
+	return &c.digits
 }
 
 // append prints the prepared timestamp.
 func (c *clockText) append(dst []byte, layout byte) []byte {
-	dst = append(dst, c.text[layout>>4]...)
+	dst = append(dst, c.in(layout>>4)...)
 	if digits := layout & 15; digits > 0 {
-		dst = append(append(dst, '.'), c.digits[:digits]...)
+		dst = append(append(dst, '.'), c.fraction()[:digits]...)
 	}
 	return dst
 }
@@ -109,14 +156,14 @@ func (c *clockText) append(dst []byte, layout byte) []byte {
 // at returns the layout and the length of the timestamp at the beginning of text, which
 // begins like the style; 0 when it is another time.
 func (c *clockText) at(text []byte, style byte) (layout byte, n int) {
-	want := c.text[style]
+	want := c.in(style)
 	if !bytes.HasPrefix(text, want) {
 		return 0, 0
 	}
 	n = len(want)
 	digits := 0
 	if n < len(text) && text[n] == '.' {
-		for digits < 9 && n+1+digits < len(text) && text[n+1+digits] == c.digits[digits] {
+		for digits < 9 && n+1+digits < len(text) && text[n+1+digits] == c.fraction()[digits] {
 			digits++
 		}
 		if digits > 0 {
