@@ -88,14 +88,14 @@ func (s *scale) addBlock(ctx context.Context, b model.Block, r model.TimeRange) 
 	return nil
 }
 
-// pairBytes is what a row's reference to a metadata pair weighs; the text of a pair
-// counts once in a block, because it is stored once.
-const pairBytes = 8
-
-// metadataBytes returns what each row's metadata weighs; nil without any.
+// metadataBytes returns what each row's metadata weighs, names and values; nil without any.
+// The level that ingestion derives does not count, as it does not against rate limits.
 func metadataBytes(ctx context.Context, b model.Block) ([]uint32, error) {
 	var sizes []uint32
 	for _, name := range b.MetadataNames() {
+		if name == "detected_level" {
+			continue
+		}
 		column, err := b.Metadata(ctx, name)
 		if err != nil {
 			return nil, err
@@ -106,15 +106,9 @@ func metadataBytes(ctx context.Context, b model.Block) ([]uint32, error) {
 		if sizes == nil {
 			sizes = make([]uint32, b.Rows())
 		}
-		seen := model.NewBitmap(len(column.Values))
 		for row, code := range column.Codes {
-			if code == 0 {
-				continue
-			}
-			sizes[row] += pairBytes
-			if !seen.Has(int(code)) {
-				seen.Set(int(code))
-				sizes[row] += uint32(len(column.Values[code]))
+			if code != 0 {
+				sizes[row] += uint32(len(name) + len(column.Values[code]))
 			}
 		}
 	}

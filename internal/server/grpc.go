@@ -58,7 +58,7 @@ func NewGRPC(cfg GRPCConfig, auth bool, grace time.Duration, logger *slog.Logger
 		return nil, nil
 	}
 	if err != nil {
-		return nil, fmt.Errorf("-grpc.listen=%s: %w; is another server running there?", cfg.Listen, err)
+		return nil, fmt.Errorf("-grpc.listen=%s: %w", cfg.Listen, err)
 	}
 	g := &GRPC{listener: l, health: health.NewServer(), logger: logger, grace: grace}
 	g.Server = grpc.NewServer(

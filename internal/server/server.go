@@ -59,7 +59,7 @@ type Server struct {
 func New(cfg Config, reg *prometheus.Registry, logger *slog.Logger) (*Server, error) {
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
-		return nil, fmt.Errorf("-http.listen=%s: %w; is another server running there?", cfg.Listen, err)
+		return nil, fmt.Errorf("-http.listen=%s: %w", cfg.Listen, err)
 	}
 	s := &Server{
 		cfg: cfg, logger: logger, mux: http.NewServeMux(), listener: l,
