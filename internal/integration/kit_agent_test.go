@@ -27,7 +27,7 @@ positions:
   filename: %s/state/positions.yaml
 clients:
   - url: %s/loki/api/v1/push
-    batchwait: 100ms
+    batchwait: 20ms
     backoff_config:
       min_period: 50ms
       max_period: 500ms
