@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"errors"
 	"flag"
 	"fmt"
@@ -23,26 +22,35 @@ func clientCommands() []command {
 		{"labels", "[LABEL]", "list label names, or a label's values", runLabels},
 		{"series", "SELECTOR", "list streams", runSeries},
 		{"stats", "SELECTOR", "count streams, blocks, entries and bytes", runStats},
+		{"volume", "SELECTOR", "print how many bytes streams have", runVolume},
+		{"volume_range", "SELECTOR", "print how many bytes streams have over time", runVolumeRange},
+		{"detected-fields", "LOGQL [FIELD]", "list the fields in log lines, or a field's values", runDetectedFields},
+		{"delete create", "LOGQL", "ask for the deletion of log lines", runDeleteCreate},
+		{"delete list", "", "list the deletions asked for", runDeleteList},
+		{"delete cancel", "", "withdraw a deletion", runDeleteCancel},
 		{"fmt", "[LOGQL]", "pretty-print a query from the argument or standard input", runFmt},
+		{"completion", "bash|zsh|fish", "print a completion script for a shell", runCompletion},
 	}
 }
 
 // clientOptions are the flags that every client command has; names and meanings are logcli's.
 type clientOptions struct {
-	conn      client.Config
-	quiet     bool
-	stats     bool
-	output    string
-	timezone  string
-	timeStyle string
-	color     string
-	logLevel  string
+	conn       client.Config
+	quiet      bool
+	stats      bool
+	output     string
+	timezone   string
+	timeStyle  string
+	color      string
+	logLevel   string
+	cpuProfile string
+	memProfile string
 }
 
 func (o *clientOptions) register(fs *flag.FlagSet) {
 	o.conn.RegisterFlags(fs)
 	alias(fs, "quiet", "q", func(name string) {
-		fs.BoolVar(&o.quiet, name, false, "print results only: no label summaries, no hints")
+		fs.BoolVar(&o.quiet, name, false, "print results only: no label summaries, no hints, no progress")
 	})
 	fs.BoolVar(&o.stats, "stats", false, "print what the query cost, on standard error")
 	alias(fs, "output", "o", func(name string) {
@@ -52,11 +60,22 @@ func (o *clientOptions) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.timeStyle, "output-timestamp-format", "rfc3339", "`style` of printed times: rfc3339, rfc3339nano, rfc822z, rfc1123z, stampmicro, stampmilli, stampnano or unixdate")
 	fs.StringVar(&o.color, "color", "auto", "`when` to colour: auto (on a terminal), always or never")
 	fs.StringVar(&o.logLevel, "log.level", "error", "accepted for logcli's sake; Skald's client logs nothing else")
+	fs.StringVar(&o.cpuProfile, "cpuprofile", "", "write a CPU profile of the client to this `file`")
+	fs.StringVar(&o.memProfile, "memprofile", "", "write a memory profile of the client to this `file`")
 }
 
 func alias(_ *flag.FlagSet, long, short string, declare func(name string)) {
 	declare(long)
 	declare(short)
+}
+
+// clientEnv are the environment variables of client flags: logcli's, and one of Skald's own.
+func clientEnv() conf.Source {
+	names := map[string]string{"newest-first": "SKALD_NEWEST_FIRST"}
+	for flagName, env := range client.EnvNames {
+		names[flagName] = env
+	}
+	return conf.Source{EnvNames: names}
 }
 
 // clientCommand is what a client command needs once its flags are read.
@@ -66,23 +85,56 @@ type clientCommand struct {
 	client *client.Client
 	out    printer
 	args   []string
+	given  map[string]bool // flags that the line or the environment has set
+	cost   costs
+	bar    *progress // nil where none is wanted
 }
 
-// parseClient reads a client command's flags; done is true when help was printed. Its
-// arguments must number between minArgs and maxArgs.
-func parseClient(std stdio, name, usage string, args []string, minArgs, maxArgs int, register func(*flag.FlagSet)) (c *clientCommand, done bool, err error) {
-	c = &clientCommand{std: std}
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	c.register(fs)
-	if register != nil {
-		register(fs)
+// clientSpec declares a client command: its name, its arguments and its own flags.
+type clientSpec struct {
+	name, usage      string
+	minArgs, maxArgs int
+	register         func(*flag.FlagSet) // may be nil
+}
+
+// run reads the flags, checks them and calls body.
+func (s clientSpec) run(std stdio, args []string, body func(c *clientCommand) error) error {
+	c, done, err := s.parse(std, args)
+	if done || err != nil {
+		return err
 	}
-	c.args, done, err = parseFlags(std, fs, args, conf.Source{EnvNames: client.EnvNames}, name+" "+usage)
+	stop, err := c.profile()
+	if err != nil {
+		return usageError{err}
+	}
+	if c.bar = newProgress(c.std, c.clientOptions); c.bar != nil {
+		c.std.err = c.bar
+	}
+	err = body(c)
+	c.bar.clear()
+	if err == nil && c.stats {
+		err = c.cost.print(c.std.err)
+	}
+	return explain(errors.Join(err, stop()))
+}
+
+func (s clientSpec) parse(std stdio, args []string) (c *clientCommand, done bool, err error) {
+	c = &clientCommand{std: std, given: map[string]bool{}}
+	fs := flag.NewFlagSet(s.name, flag.ContinueOnError)
+	c.register(fs)
+	if s.register != nil {
+		s.register(fs)
+	}
+	c.args, done, err = parseFlags(std, fs, args, clientEnv(), s.name+" "+s.usage)
 	if done || err != nil {
 		return nil, done, err
 	}
-	if len(c.args) < minArgs || len(c.args) > maxArgs {
-		return nil, false, badUsage("%s: expected %s, got %d arguments; quote the query so that the shell leaves it alone: skald %s '{app=\"x\"}'", name, usage, len(c.args), name)
+	fs.Visit(func(f *flag.Flag) { c.given[f.Name] = true })
+	if len(c.args) < s.minArgs || len(c.args) > s.maxArgs {
+		if s.maxArgs == 0 {
+			return nil, false, badUsage("%s takes no arguments, got %q", s.name, c.args)
+		}
+		return nil, false, badUsage("%s: expected %s, got %d arguments; quote the query so that the shell leaves it alone: skald %s '{app=\"x\"}'", s.name, s.usage, len(c.args), s.name)
 	}
 	c.conn.UserAgent = "skald/" + version
 	if c.client, err = client.New(c.conn); err != nil {
@@ -104,7 +156,7 @@ func (c *clientCommand) note(format string, args ...any) {
 // explain turns the server's refusals into short errors.
 func explain(err error) error {
 	var status *client.StatusError
-	if errors.As(err, &status) && status.Status == 400 {
+	if errors.As(err, &status) && status.Status == 400 && trimmed(status.Body) != "" {
 		return errors.New(trimmed(status.Body))
 	}
 	return err
@@ -156,7 +208,7 @@ func isTerminal(w io.Writer) bool {
 }
 
 // warnAll prints the server's warnings.
-func (c *clientCommand) warnAll(_ context.Context, warnings []string) {
+func (c *clientCommand) warnAll(warnings []string) {
 	for _, w := range warnings {
 		fmt.Fprintf(c.std.err, "warning: %s\n", w)
 	}

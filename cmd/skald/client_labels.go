@@ -28,67 +28,64 @@ func (r *timeRange) params() (url.Values, error) {
 
 func runLabels(ctx context.Context, std stdio, args []string) error {
 	var r timeRange
-	c, done, err := parseClient(std, "labels", "[LABEL]", args, 0, 1, r.register)
-	if done || err != nil {
-		return err
-	}
-	params, err := r.params()
-	if err != nil {
-		return err
-	}
-	path := "/loki/api/v1/labels"
-	if len(c.args) == 1 {
-		path = "/loki/api/v1/label/" + url.PathEscape(c.args[0]) + "/values"
-	}
-	var body struct {
-		Data []string `json:"data"`
-	}
-	if err := c.client.Do(ctx, http.MethodGet, path, params, &body); err != nil {
-		return explain(err)
-	}
-	for _, v := range body.Data {
-		if _, err := fmt.Fprintln(std.out, v); err != nil {
+	return clientSpec{"labels", "[LABEL]", 0, 1, r.register}.run(std, args, func(c *clientCommand) error {
+		params, err := r.params()
+		if err != nil {
+			return err
+		}
+		path := "/loki/api/v1/labels"
+		if len(c.args) == 1 {
+			path = "/loki/api/v1/label/" + url.PathEscape(c.args[0]) + "/values"
+		}
+		var body struct {
+			Data []string `json:"data"`
+		}
+		if err := c.client.Do(ctx, http.MethodGet, path, params, &body); err != nil {
+			return err
+		}
+		return c.printLines(body.Data)
+	})
+}
+
+func (c *clientCommand) printLines(lines []string) error {
+	for _, line := range lines {
+		_, _ = c.out.w.WriteString(line)
+		if err := c.out.w.WriteByte('\n'); err != nil {
 			return err
 		}
 	}
-	return nil
+	return c.out.w.Flush()
 }
 
 func runSeries(ctx context.Context, std stdio, args []string) error {
 	var r timeRange
 	var analyze bool
-	c, done, err := parseClient(std, "series", "SELECTOR", args, 1, 1, func(fs *flag.FlagSet) {
+	register := func(fs *flag.FlagSet) {
 		r.register(fs)
 		fs.BoolVar(&analyze, "analyze-labels", false, "print how many values each label has, instead of the streams")
-	})
-	if done || err != nil {
-		return err
 	}
-	params, err := r.params()
-	if err != nil {
-		return err
-	}
-	params.Set("match", c.args[0])
-	var body struct {
-		Data []map[string]string `json:"data"`
-	}
-	if err := c.client.Do(ctx, http.MethodGet, "/loki/api/v1/series", params, &body); err != nil {
-		return explain(err)
-	}
-	if analyze {
-		return analyzeLabels(std.out, body.Data)
-	}
-	lines := make([]string, len(body.Data))
-	for i, ls := range body.Data {
-		lines[i] = formatLabels(ls)
-	}
-	sort.Strings(lines)
-	for _, line := range lines {
-		if _, err := fmt.Fprintln(std.out, line); err != nil {
+	return clientSpec{"series", "SELECTOR", 1, 1, register}.run(std, args, func(c *clientCommand) error {
+		params, err := r.params()
+		if err != nil {
 			return err
 		}
-	}
-	return nil
+		params.Set("match", c.args[0])
+		var body struct {
+			Data []map[string]string `json:"data"`
+		}
+		if err := c.client.Do(ctx, http.MethodGet, "/loki/api/v1/series", params, &body); err != nil {
+			return err
+		}
+		if analyze {
+			return analyzeLabels(std.out, body.Data)
+		}
+		lines := make([]string, len(body.Data))
+		for i, ls := range body.Data {
+			lines[i] = formatLabels(ls)
+		}
+		sort.Strings(lines)
+		return c.printLines(lines)
+	})
 }
 
 // analyzeLabels shows where a high number of streams comes from.
@@ -122,23 +119,29 @@ func analyzeLabels(out io.Writer, streams []map[string]string) error {
 
 func runStats(ctx context.Context, std stdio, args []string) error {
 	var r timeRange
-	c, done, err := parseClient(std, "stats", "SELECTOR", args, 1, 1, r.register)
-	if done || err != nil {
-		return err
-	}
-	params, err := r.params()
-	if err != nil {
-		return err
-	}
-	params.Set("query", c.args[0])
-	var s struct{ Bytes, Chunks, Streams, Entries uint64 }
-	if err := c.client.Do(ctx, http.MethodGet, "/loki/api/v1/index/stats", params, &s); err != nil {
-		return explain(err)
-	}
-	// "chunks" is Loki's word for what Skald calls blocks; scripts look for it.
-	size := humanizeBytes(s.Bytes)
-	_, err = fmt.Fprintf(std.out, "{\n  bytes: %s\n  chunks: %d\n  streams: %d\n  entries: %d\n}\n", size, s.Chunks, s.Streams, s.Entries)
-	return err
+	return clientSpec{"stats", "SELECTOR", 1, 1, r.register}.run(std, args, func(c *clientCommand) error {
+		params, err := r.params()
+		if err != nil {
+			return err
+		}
+		params.Set("query", c.args[0])
+		var s struct{ Bytes, Chunks, Streams, Entries uint64 }
+		if err := c.client.Do(ctx, http.MethodGet, "/loki/api/v1/index/stats", params, &s); err != nil {
+			return err
+		}
+		// "chunks" is Loki's word for what Skald calls blocks; scripts look for it.
+		fmt.Fprintln(c.out.w, "{")
+		for _, row := range [][2]string{
+			{"bytes", humanizeBytes(s.Bytes)}, {"chunks", strconv.FormatUint(s.Chunks, 10)},
+			{"streams", strconv.FormatUint(s.Streams, 10)}, {"entries", strconv.FormatUint(s.Entries, 10)},
+		} {
+			fmt.Fprint(c.out.w, "  ")
+			c.out.colored(colorTime, row[0])
+			fmt.Fprintf(c.out.w, ": %s\n", row[1])
+		}
+		fmt.Fprintln(c.out.w, "}")
+		return c.out.w.Flush()
+	})
 }
 
 // humanizeBytes prints a size in SI units without a space, as logcli does.
@@ -156,24 +159,22 @@ func humanizeBytes(n uint64) string {
 const maxQueryText = 1 << 20
 
 func runFmt(_ context.Context, std stdio, args []string) error {
-	c, done, err := parseClient(std, "fmt", "[LOGQL]", args, 0, 1, nil)
-	if done || err != nil {
-		return err
-	}
-	var query string
-	if len(c.args) == 1 {
-		query = c.args[0]
-	} else {
-		text, err := io.ReadAll(io.LimitReader(std.in, maxQueryText))
-		if err != nil {
-			return err
+	return clientSpec{name: "fmt", usage: "[LOGQL]", maxArgs: 1}.run(std, args, func(c *clientCommand) error {
+		var query string
+		if len(c.args) == 1 {
+			query = c.args[0]
+		} else {
+			text, err := io.ReadAll(io.LimitReader(std.in, maxQueryText))
+			if err != nil {
+				return err
+			}
+			query = string(text)
 		}
-		query = string(text)
-	}
-	expr, err := syntax.Parse(query)
-	if err != nil {
-		return fmt.Errorf("unable to format logql: failed to parse the query: %w", err)
-	}
-	_, err = fmt.Fprintln(std.out, expr.Pretty(0))
-	return err
+		expr, err := syntax.Parse(query)
+		if err != nil {
+			return fmt.Errorf("unable to format logql: failed to parse the query: %w", err)
+		}
+		_, err = fmt.Fprintln(std.out, expr.Pretty(0))
+		return err
+	})
 }

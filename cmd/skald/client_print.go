@@ -15,6 +15,9 @@ import (
 	"github.com/skaldlog/skald/internal/client"
 )
 
+// printBuffer gathers lines into fewer writes.
+const printBuffer = 64 << 10
+
 // printer writes entries in one of the output modes.
 type printer struct {
 	w          *bufio.Writer
@@ -35,7 +38,7 @@ var timeLayouts = map[string]string{
 }
 
 func newPrinter(w io.Writer, o clientOptions) (printer, error) {
-	p := printer{w: bufio.NewWriter(w), mode: o.output}
+	p := printer{w: bufio.NewWriterSize(w, printBuffer), mode: o.output}
 	switch o.output {
 	case "default", "raw", "jsonl":
 	default:
@@ -76,24 +79,44 @@ var levelColors = map[string]string{
 	"debug": "\x1b[2m", "trace": "\x1b[2m",
 }
 
-// print writes entries; common are labels not worth repeating on each line.
+// to is the same printer for another writer, without colour.
+func (p printer) to(w io.Writer) printer {
+	p.w, p.color = bufio.NewWriterSize(w, printBuffer), false
+	return p
+}
+
+// print writes entries and flushes; common are labels not worth repeating on each line.
 func (p *printer) print(entries []client.Entry, common map[string]string) error {
 	for _, e := range entries {
-		var err error
-		switch p.mode {
-		case "raw":
-			_, err = fmt.Fprintln(p.w, strings.TrimSuffix(e.Line, "\n"))
-		case "jsonl":
-			err = p.printJSON(e)
-		default:
-			p.printDefault(e, common)
-		}
-		if err != nil {
+		if err := p.write(e, common); err != nil {
 			return err
 		}
 	}
 	return p.w.Flush()
 }
+
+// write writes an entry into the buffer.
+func (p *printer) write(e client.Entry, common map[string]string) error {
+	switch p.mode {
+	case "raw":
+		_, err := p.w.WriteString(strings.TrimSuffix(e.Line, "\n") + "\n")
+		return err
+	case "jsonl":
+		return p.printJSON(e)
+	}
+	return p.printDefault(e, common)
+}
+
+// raw writes the line alone into the buffer.
+func (p *printer) raw(line []byte) error {
+	_, err := p.w.Write(bytes.TrimSuffix(line, newline))
+	if err != nil {
+		return err
+	}
+	return p.w.WriteByte('\n')
+}
+
+var newline = []byte{'\n'}
 
 func (p *printer) printJSON(e client.Entry) error {
 	record := struct {
@@ -114,7 +137,7 @@ func (p *printer) printJSON(e client.Entry) error {
 	return err
 }
 
-func (p *printer) printDefault(e client.Entry, common map[string]string) {
+func (p *printer) printDefault(e client.Entry, common map[string]string) error {
 	p.colored(colorTime, time.Unix(0, e.Timestamp).In(p.zone).Format(p.layout))
 	if !p.noLabels {
 		text := formatLabels(p.visible(e.Labels, common))
@@ -124,7 +147,7 @@ func (p *printer) printDefault(e client.Entry, common map[string]string) {
 	}
 	_ = p.w.WriteByte(' ')
 	p.colored(levelColors[e.Labels["detected_level"]], strings.TrimSpace(e.Line))
-	_ = p.w.WriteByte('\n')
+	return p.w.WriteByte('\n') // a bufio.Writer keeps its first error
 }
 
 func (p *printer) labelColor(text string) string {

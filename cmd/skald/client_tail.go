@@ -18,17 +18,16 @@ type tailOptions struct {
 func runTail(ctx context.Context, std stdio, args []string) error {
 	var o tailOptions
 	var labels labelOptions
-	c, done, err := parseClient(std, "tail", "LOGQL", args, 1, 1, func(fs *flag.FlagSet) {
+	register := func(fs *flag.FlagSet) {
 		o.register(fs)
 		labels.register(fs)
 		fs.IntVar(&o.limit, "limit", 30, "most `lines` from before now to print first")
 		fs.IntVar(&o.delayFor, "delay-for", 0, "wait so many `seconds` for late lines, at most 5")
-	})
-	if done || err != nil {
-		return err
 	}
-	labels.apply(&c.out)
-	return c.tail(ctx, c.args[0], o)
+	return clientSpec{"tail", "LOGQL", 1, 1, register}.run(std, args, func(c *clientCommand) error {
+		labels.apply(&c.out)
+		return c.tail(ctx, c.args[0], o)
+	})
 }
 
 // tail prints until the user ends it, which is a success.
@@ -38,14 +37,13 @@ func (c *clientCommand) tail(ctx context.Context, query string, o tailOptions) e
 		return err
 	}
 	t := client.Tail{Query: query, Limit: o.limit, Start: start, DelayFor: time.Duration(o.delayFor) * time.Second}
-	err = c.client.Tail(ctx, t, func(f client.TailFrame) error {
+	return c.client.Tail(ctx, t, func(f client.TailFrame) error {
 		if len(f.Dropped) > 0 {
-			c.note("the server dropped %d entries because this client was too slow:", len(f.Dropped))
+			c.note("Server dropped following entries due to slow client")
 			for _, d := range f.Dropped {
-				c.note("  %s %s", time.Unix(0, d.Timestamp).In(c.out.zone).Format(c.out.layout), formatLabels(d.Labels))
+				c.note("%s %s", time.Unix(0, d.Timestamp).In(c.out.zone).Format(c.out.layout), formatLabels(d.Labels))
 			}
 		}
 		return c.out.print(f.Entries, nil)
 	}, func(msg string) { c.note("%s", msg) })
-	return explain(err)
 }

@@ -31,7 +31,7 @@ var version = "dev"
 
 const envPrefix = "SKALD_"
 
-// command is one subcommand. run gets the arguments after its name.
+// command is one subcommand. Its name may be two words. run gets the arguments without them.
 type command struct {
 	name, args, short string
 	run               func(ctx context.Context, std stdio, args []string) error
@@ -41,6 +41,8 @@ type command struct {
 type stdio struct {
 	in       io.Reader
 	out, err io.Writer
+	// describe, when set, is given a command's flags in the place of parsing any.
+	describe func(fs *flag.FlagSet, src conf.Source)
 }
 
 func commands() []command {
@@ -74,7 +76,7 @@ func main() {
 		<-ctx.Done()
 		stop()
 	}()
-	os.Exit(run(ctx, stdio{os.Stdin, os.Stdout, os.Stderr}, os.Args[1:]))
+	os.Exit(run(ctx, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}, os.Args[1:]))
 }
 
 func run(ctx context.Context, std stdio, args []string) int {
@@ -103,33 +105,44 @@ func dispatch(ctx context.Context, std stdio, args []string) error {
 	case "help", "-h", "--help", "-help":
 		writeHelp(std.out)
 		return nil
+	case "--help-long", "-help-long":
+		return writeHelpLong(std.out)
 	case "--version", "-version":
-		name = "version"
+		return runVersion(ctx, std, args[1:])
 	}
-	for _, c := range commands() {
-		if c.name == name {
-			return c.run(ctx, std, args[1:])
-		}
+	if c, rest, ok := findCommand(commands(), args); ok {
+		return c.run(ctx, std, rest)
 	}
 	// logcli takes its global flags before the command.
 	if strings.HasPrefix(name, "-") {
-		if moved, ok := commandFirst(args); ok {
-			return dispatch(ctx, std, moved)
+		for i := range args {
+			if c, rest, ok := findCommand(clientCommands(), args[i:]); ok {
+				return c.run(ctx, std, slices.Concat(args[:i], rest))
+			}
 		}
+	}
+	if name == "delete" {
+		return badUsage("delete: expected create, list or cancel; see `skald delete create --help`")
 	}
 	return badUsage("unknown command %q; `skald help` lists the commands", name)
 }
 
-// commandFirst moves the first client command in front of the flags before it.
-func commandFirst(args []string) ([]string, bool) {
-	for i, arg := range args {
-		for _, c := range clientCommands() {
-			if c.name == arg {
-				return slices.Concat([]string{arg}, args[:i], args[i+1:]), true
-			}
+// findCommand recognizes the command whose name args start with. Between the words of a
+// name there may be flags, as in `delete --org-id=x list`.
+func findCommand(from []command, args []string) (c command, rest []string, ok bool) {
+	for _, c := range from {
+		first, second, two := strings.Cut(c.name, " ")
+		if args[0] != first {
+			continue
+		}
+		if !two {
+			return c, args[1:], true
+		}
+		if i := slices.Index(args, second); i > 0 {
+			return c, slices.Concat(args[1:i], args[i+1:]), true
 		}
 	}
-	return nil, false
+	return command{}, nil, false
 }
 
 func writeHelp(w io.Writer) {
@@ -137,12 +150,16 @@ func writeHelp(w io.Writer) {
 	for _, c := range commands() {
 		fmt.Fprintf(w, "  %-34s %s\n", strings.TrimSpace(c.name+" "+c.args), c.short)
 	}
-	fmt.Fprint(w, "\n`skald COMMAND --help` lists a command's flags. Start with `skald up`.\n")
+	fmt.Fprint(w, "\n`skald COMMAND --help` lists a command's flags, `skald --help-long` those of all. Start with `skald up`.\n")
 }
 
 // parseFlags fills fs and turns mistakes into usage errors; help is printed to std.out and
 // reported as done.
 func parseFlags(std stdio, fs *flag.FlagSet, args []string, src conf.Source, usage string) (rest []string, done bool, err error) {
+	if std.describe != nil {
+		std.describe(fs, src)
+		return nil, true, nil
+	}
 	rest, err = conf.Parse(fs, args, src)
 	switch {
 	case conf.IsHelp(err):

@@ -1,6 +1,8 @@
 // Package client asks questions of any Loki-compatible server over HTTP. It is what the
 // command line uses; it has logcli's settings and environment variables, so that a
-// command written for logcli works unchanged.
+// command written for logcli works unchanged. Beyond single requests it pages through
+// results of any size, follows a live tail over lost connections, and downloads a long
+// range in parts that survive an interruption. Everything ends promptly with its context.
 package client
 
 import (
@@ -88,6 +90,8 @@ type Client struct {
 	cfg  Config
 	base *url.URL
 	http *http.Client
+	// reconnectUnit is a second, except in tests.
+	reconnectUnit time.Duration
 }
 
 // New checks the settings.
@@ -208,23 +212,41 @@ func (e *StatusError) Error() string {
 // Do sends a request and decodes the JSON answer into out, if out is not nil. It retries
 // network errors, 429 and 5xx as configured.
 func (c *Client) Do(ctx context.Context, method, path string, params url.Values, out any) error {
-	var err error
-	wait := time.Duration(c.cfg.MinBackoff) * time.Second
-	for attempt := 0; attempt <= c.cfg.Retries; attempt++ {
-		if attempt > 0 {
-			if e := sleep(ctx, wait); e != nil {
-				return e
-			}
-			wait = min(2*wait, time.Duration(c.cfg.MaxBackoff)*time.Second)
-		}
-		err = c.once(ctx, method, path, params, out)
-		var status *StatusError
-		if err == nil || ctx.Err() != nil || errors.As(err, &status) && status.Status < 500 && status.Status != http.StatusTooManyRequests {
-			return err
-		}
-	}
+	_, err := c.send(ctx, method, path, params, out)
 	return err
 }
+
+// send is Do that also returns the answer's header.
+func (c *Client) send(ctx context.Context, method, path string, params url.Values, out any) (http.Header, error) {
+	wait := time.Duration(c.cfg.MinBackoff) * time.Second
+	longest := time.Duration(c.cfg.MaxBackoff) * time.Second
+	if longest <= 0 {
+		longest = defaultMaxBackoff
+	}
+	for attempt := 0; ; attempt++ {
+		header, err := c.once(ctx, method, path, params, out)
+		var status *StatusError
+		switch {
+		case err == nil:
+			return header, nil
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case errors.As(err, &status) && status.Status < 500 && status.Status != http.StatusTooManyRequests:
+			return nil, err
+		case attempt >= c.cfg.Retries && attempt > 0:
+			return nil, fmt.Errorf("%w (attempt %d of %d)", err, attempt+1, c.cfg.Retries+1)
+		case attempt >= c.cfg.Retries:
+			return nil, err
+		}
+		if err := sleep(ctx, min(wait, longest)); err != nil {
+			return nil, err
+		}
+		wait *= 2
+	}
+}
+
+// defaultMaxBackoff bounds the doubling waits when no --max-backoff is given.
+const defaultMaxBackoff = time.Minute
 
 func sleep(ctx context.Context, d time.Duration) error {
 	if d > 0 {
@@ -241,30 +263,30 @@ func sleep(ctx context.Context, d time.Duration) error {
 // maxErrorBody bounds how much of an error answer is kept.
 const maxErrorBody = 64 << 10
 
-func (c *Client) once(ctx context.Context, method, path string, params url.Values, out any) error {
+func (c *Client) once(ctx context.Context, method, path string, params url.Values, out any) (http.Header, error) {
 	req, err := http.NewRequestWithContext(ctx, method, c.URL(path, params), nil)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if req.Header, err = c.headers(); err != nil {
-		return err
+		return nil, err
 	}
 	res, err := c.http.Do(req)
 	if err != nil {
-		return c.unreachable(err)
+		return nil, c.unreachable(err)
 	}
 	defer func() { _ = res.Body.Close() }()
 	if res.StatusCode/100 != 2 {
 		body, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorBody))
-		return &StatusError{Status: res.StatusCode, Body: string(body)}
+		return nil, &StatusError{Status: res.StatusCode, Body: string(body)}
 	}
 	if out == nil {
-		return nil
+		return res.Header, nil
 	}
 	if err := json.NewDecoder(res.Body).Decode(out); err != nil {
-		return fmt.Errorf("answer of %s: %w", req.URL.Redacted(), err)
+		return nil, fmt.Errorf("answer of %s: %w", req.URL.Redacted(), err)
 	}
-	return nil
+	return res.Header, nil
 }
 
 // unreachable says what a network error means for the person at the keyboard.

@@ -3,9 +3,11 @@ package client
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/url"
+	"regexp"
 	"sort"
 	"strconv"
 	"time"
@@ -74,6 +76,11 @@ func (c *Client) Instant(ctx context.Context, query string, at int64, limit int,
 	}, forward)
 }
 
+// Volume asks one of the volume endpoints, whose answers are samples.
+func (c *Client) Volume(ctx context.Context, path string, params url.Values) (*Answer, error) {
+	return c.query(ctx, path, params, false)
+}
+
 type streamJSON struct {
 	Stream map[string]string    `json:"stream"`
 	Values [][2]json.RawMessage `json:"values"`
@@ -136,57 +143,88 @@ func (s streamJSON) entries() ([]Entry, error) {
 	return out, nil
 }
 
-// Pages runs a log query of any size as a sequence of requests of at most batch entries,
+// maxPage bounds the entries asked for at a time, when many share one timestamp.
+const maxPage = 1 << 17
+
+// Pages runs a log query of any size as a sequence of requests for about batch entries,
 // and hands each page's new entries to f. A limit of 0 means everything. A metric query
 // is one page. Pages overlap in one timestamp, because more entries of that time may
-// follow; entries already handed out are skipped.
+// follow; entries already handed out are skipped. A server that refuses a page of batch
+// entries and says what it allows gets smaller ones.
 func (c *Client) Pages(ctx context.Context, q QueryRange, batch int, f func(*Answer) error) error {
-	total := q.Limit
-	left := total
+	left := q.Limit
+	unlimited := q.Limit == 0
+	allowed := maxPage
 	var border []Entry // handed out, with the last page's last timestamp
 	for {
 		want := batch
-		if total > 0 {
+		if !unlimited {
 			want = min(batch, left)
 		}
-		if len(border) >= batch {
-			return fmt.Errorf("%d entries or more share the timestamp %d: use a larger --batch", batch, border[0].Timestamp)
+		q.Limit = min(want+len(border), allowed)
+		if len(border) >= q.Limit {
+			return fmt.Errorf("%d entries or more share the timestamp %d, and the server gives at most %d at a time", len(border), border[0].Timestamp, allowed)
 		}
-		q.Limit = min(want+len(border), batch)
 		answer, err := c.Range(ctx, q)
+		if most, ok := entriesAllowed(err); ok && most < q.Limit {
+			allowed, batch = most, min(batch, most)
+			continue
+		}
 		if err != nil {
 			return err
 		}
 		got := len(answer.Entries)
 		answer.Entries = without(answer.Entries, border)
-		if total > 0 && len(answer.Entries) > left {
+		if !unlimited && len(answer.Entries) > left {
 			answer.Entries = answer.Entries[:left]
 		}
 		if err := f(answer); err != nil {
 			return err
 		}
 		left -= len(answer.Entries)
-		if answer.Type != "streams" || got < q.Limit || total > 0 && left <= 0 {
+		if answer.Type != "streams" || got < q.Limit || !unlimited && left <= 0 {
 			return nil
 		}
 		if len(answer.Entries) == 0 {
 			return fmt.Errorf("the server repeats the %d entries at %d ns and does not go on", len(border), border[0].Timestamp)
 		}
-		last := answer.Entries[len(answer.Entries)-1].Timestamp
-		if len(border) > 0 && border[0].Timestamp != last {
-			border = border[:0]
-		}
-		for _, e := range answer.Entries {
-			if e.Timestamp == last {
-				border = append(border, e)
-			}
-		}
+		border = nextBorder(border, answer.Entries)
 		if q.Forward {
-			q.Start = last
+			q.Start = border[0].Timestamp
 		} else {
-			q.End = last + 1
+			q.End = border[0].Timestamp + 1
 		}
 	}
+}
+
+// nextBorder returns the entries handed out so far that share the last one's timestamp.
+func nextBorder(border, entries []Entry) []Entry {
+	last := entries[len(entries)-1].Timestamp
+	if len(border) > 0 && border[0].Timestamp != last {
+		border = border[:0]
+	}
+	for _, e := range entries {
+		if e.Timestamp == last {
+			border = append(border, e)
+		}
+	}
+	return border
+}
+
+var tooManyEntries = regexp.MustCompile(`max_entries_limit_per_query \(\d+ > (\d+)\)`)
+
+// entriesAllowed recognizes the refusal of a page that is too large, and the size it names.
+func entriesAllowed(err error) (int, bool) {
+	var status *StatusError
+	if !errors.As(err, &status) || status.Status != http.StatusBadRequest {
+		return 0, false
+	}
+	m := tooManyEntries.FindStringSubmatch(status.Body)
+	if m == nil {
+		return 0, false
+	}
+	n, err := strconv.Atoi(m[1])
+	return n, err == nil && n > 0
 }
 
 // without removes the entries that border holds, each as often as it stands there.

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/coder/websocket"
@@ -33,13 +34,15 @@ type TailFrame struct {
 // maxReconnects and the waits between them are logcli's.
 const maxReconnects = 5
 
-// Tail calls f for every frame until ctx ends or the server closes the connection. When the
-// connection breaks it reconnects, from the last entry on, and skips what it handed out.
+// Tail calls f for every frame until ctx ends, which is a success, or the server closes
+// the connection. When an established connection breaks it reconnects, from the last entry
+// on, and skips what it handed out; warn is told. A connection that cannot be made in the
+// first place is an error at once.
 func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn func(string)) error {
 	var last []Entry // handed out, with the newest timestamp
+	connected := false
 	for attempt := 0; ; {
-		err := c.tailOnce(ctx, t, func(frame TailFrame) error {
-			attempt = 0
+		err := c.tailOnce(ctx, t, func() { connected, attempt = true, 0 }, func(frame TailFrame) error {
 			if len(last) > 0 {
 				frame.Entries = without(frame.Entries, last)
 			}
@@ -56,12 +59,12 @@ func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil || !errors.Is(err, errBroken) || attempt >= maxReconnects:
+		case err == nil || !errors.Is(err, errBroken) || !connected || attempt >= maxReconnects:
 			return err
 		}
 		attempt++
-		warn(fmt.Sprintf("connection lost (%v); connecting again", err))
-		if sleep(ctx, min(time.Second<<(attempt-1), 10*time.Second)) != nil {
+		warn(fmt.Sprintf("%v; connecting again", err))
+		if sleep(ctx, c.reconnectWait(attempt)) != nil {
 			return nil
 		}
 		if len(last) > 0 {
@@ -70,30 +73,45 @@ func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn
 	}
 }
 
-// errBroken marks connections that ended without a close frame and may be opened again.
-var errBroken = errors.New("connection broken")
-
-func (c *Client) tailOnce(ctx context.Context, t Tail, f func(TailFrame) error) error {
-	params := url.Values{"query": {t.Query}, "limit": {strconv.Itoa(t.Limit)}, "start": {strconv.FormatInt(t.Start, 10)}}
-	if t.DelayFor > 0 {
-		params.Set("delay_for", strconv.Itoa(int(t.DelayFor.Seconds())))
+// reconnectWait doubles from a second to ten.
+func (c *Client) reconnectWait(attempt int) time.Duration {
+	unit := c.reconnectUnit
+	if unit == 0 {
+		unit = time.Second
 	}
-	header, err := c.headers()
+	return min(unit<<(attempt-1), 10*unit)
+}
+
+// errBroken marks connections that ended without a close frame and may be opened again.
+var errBroken = errors.New("connection lost")
+
+// heartbeat is how often a quiet connection is proved alive; one that does not answer for
+// as long again is broken.
+const heartbeat = 15 * time.Second
+
+// tailOnce runs one connection. up is called when it stands.
+func (c *Client) tailOnce(ctx context.Context, t Tail, up func(), f func(TailFrame) error) error {
+	conn, err := c.dialTail(ctx, t)
 	if err != nil {
 		return err
 	}
-	conn, res, err := websocket.Dial(ctx, c.URL("/loki/api/v1/tail", params), &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: header})
-	if err != nil {
-		if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
-			body, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorBody))
-			return &StatusError{Status: res.StatusCode, Body: string(body)}
+	up()
+	// Reading ends with the connection, not with ctx: only so is the server told goodbye.
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	var helpers sync.WaitGroup
+	defer helpers.Wait()
+	defer end()
+	helpers.Go(func() {
+		select {
+		case <-life.Done():
+		case <-ctx.Done():
+			hangUp(conn)
 		}
-		return fmt.Errorf("%w: %w", errBroken, c.unreachable(err))
-	}
-	conn.SetReadLimit(-1)
-	defer func() { _ = conn.Close(websocket.StatusNormalClosure, "") }()
+	})
+	helpers.Go(func() { keepAlive(life, conn) })
+	defer func() { _ = conn.CloseNow() }()
 	for {
-		_, msg, err := conn.Read(ctx)
+		_, msg, err := conn.Read(life)
 		var closed websocket.CloseError
 		switch {
 		case errors.As(err, &closed) && closed.Code == websocket.StatusNormalClosure:
@@ -109,6 +127,54 @@ func (c *Client) tailOnce(ctx context.Context, t Tail, f func(TailFrame) error) 
 		}
 		if err := f(frame); err != nil {
 			return err
+		}
+	}
+}
+
+func (c *Client) dialTail(ctx context.Context, t Tail) (*websocket.Conn, error) {
+	params := url.Values{"query": {t.Query}, "limit": {strconv.Itoa(t.Limit)}, "start": {strconv.FormatInt(t.Start, 10)}}
+	if t.DelayFor > 0 {
+		params.Set("delay_for", strconv.Itoa(int(t.DelayFor.Seconds())))
+	}
+	header, err := c.headers()
+	if err != nil {
+		return nil, err
+	}
+	conn, res, err := websocket.Dial(ctx, c.URL("/loki/api/v1/tail", params), &websocket.DialOptions{HTTPClient: c.http, HTTPHeader: header})
+	if err == nil {
+		conn.SetReadLimit(-1)
+		return conn, nil
+	}
+	if res != nil && res.StatusCode != http.StatusSwitchingProtocols {
+		body, _ := io.ReadAll(io.LimitReader(res.Body, maxErrorBody))
+		return nil, &StatusError{Status: res.StatusCode, Body: string(body)}
+	}
+	// The websocket library wraps the error of the HTTP client, which names the address.
+	return nil, fmt.Errorf("%w: %w", errBroken, c.unreachable(err))
+}
+
+// hangUp says goodbye, and does not wait long for an answer.
+func hangUp(conn *websocket.Conn) {
+	stop := time.AfterFunc(time.Second/2, func() { _ = conn.CloseNow() })
+	defer stop.Stop()
+	_ = conn.Close(websocket.StatusNormalClosure, "")
+}
+
+func keepAlive(ctx context.Context, conn *websocket.Conn) {
+	ticker := time.NewTicker(heartbeat)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		pingCtx, cancel := context.WithTimeout(ctx, heartbeat)
+		err := conn.Ping(pingCtx)
+		cancel()
+		if err != nil && ctx.Err() == nil {
+			_ = conn.CloseNow()
+			return
 		}
 	}
 }
