@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	promconfig "github.com/prometheus/common/config"
@@ -58,12 +59,15 @@ func userAgent() string {
 // Push implements deliver.Pusher.
 func (p *httpPusher) Push(ctx context.Context, tenant model.Tenant, streams []model.Stream) error {
 	enc, _ := p.encoders.Get().(*wire.Encoder) // the pool holds nothing else
-	defer p.encoders.Put(enc)
-	body := enc.Push(streams)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, bytes.NewReader(body))
+	body := &sharedBody{text: enc.Push(streams), free: func() { p.encoders.Put(enc) }}
+	body.users.Store(1)
+	defer body.done()
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, p.url, body.reader())
 	if err != nil {
 		return err
 	}
+	req.ContentLength = int64(len(body.text))
+	req.GetBody = func() (io.ReadCloser, error) { return body.reader(), nil }
 	for k, v := range p.headers {
 		req.Header[k] = v
 	}
@@ -83,6 +87,36 @@ func (p *httpPusher) Push(ctx context.Context, tenant model.Tenant, streams []mo
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	line, _, _ := strings.Cut(string(text), "\n")
 	return &deliver.StatusError{Code: resp.StatusCode, Message: line, RetryAfter: retryAfter(resp.Header.Get("Retry-After"), time.Now())}
+}
+
+// sharedBody is an encoded push. The transport may go on reading it after a request has
+// failed, so the buffer is used again only when every reader has been closed.
+type sharedBody struct {
+	text  []byte
+	users atomic.Int32
+	free  func()
+}
+
+func (b *sharedBody) done() {
+	if b.users.Add(-1) == 0 {
+		b.free()
+	}
+}
+
+func (b *sharedBody) reader() io.ReadCloser {
+	b.users.Add(1)
+	return &sharedReader{Reader: bytes.NewReader(b.text), close: sync.OnceFunc(b.done)}
+}
+
+type sharedReader struct {
+	*bytes.Reader
+	close func()
+}
+
+// Close implements io.Closer.
+func (r *sharedReader) Close() error {
+	r.close()
+	return nil
 }
 
 // retryAfter reads the header's two forms, seconds and a date; 0 when there is none.

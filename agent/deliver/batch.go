@@ -1,6 +1,7 @@
 package deliver
 
 import (
+	"sync"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -85,6 +86,9 @@ func (s *Staging) reset() {
 // blockSize is the unit in which batches take memory for lines.
 const blockSize = 64 << 10
 
+// blocks are used again by all batches, and go back to the system when there is less to do.
+var blocks = sync.Pool{New: func() any { return new([blockSize]byte) }}
+
 // entryCost is what an entry costs beside its line, in bytes.
 const entryCost = 64
 
@@ -92,8 +96,7 @@ const entryCost = 64
 type batch struct {
 	streams []model.Stream
 	index   map[uint64]int // stream by hash of labels
-	blocks  [][]byte
-	used    int    // blocks in use
+	blocks  []*[blockSize]byte
 	room    []byte // rest of the last block in use
 	size    int    // lines and metadata, as batchsize counts
 	count   int
@@ -140,12 +143,9 @@ func (b *batch) alloc(n int) []byte {
 		if n > blockSize/4 {
 			return make([]byte, n)
 		}
-		block := make([]byte, blockSize)
-		if k := len(b.blocks); k < cap(b.blocks) && b.blocks[:k+1][k] != nil {
-			block = b.blocks[:k+1][k]
-		}
+		block, _ := blocks.Get().(*[blockSize]byte) // the pool holds nothing else
 		b.blocks = append(b.blocks, block)
-		b.room = block
+		b.room = block[:]
 	}
 	p := b.room[:n:n]
 	b.room = b.room[n:]
@@ -158,10 +158,14 @@ func (b *batch) reset() {
 		clear(b.streams[i].Entries)
 		b.streams[i].Labels = labels.EmptyLabels()
 	}
+	for _, block := range b.blocks {
+		blocks.Put(block)
+	}
+	clear(b.blocks)
 	clear(b.index)
 	clear(b.origins)
-	b.streams, b.origins = b.streams[:0], b.origins[:0]
-	b.room, b.used, b.size, b.count = nil, 0, 0, 0
+	b.streams, b.origins, b.blocks = b.streams[:0], b.origins[:0], b.blocks[:0]
+	b.room, b.size, b.count = nil, 0, 0
 }
 
 func (b *batch) release() {
