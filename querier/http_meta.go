@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net/http"
 	"runtime"
 	"slices"
@@ -133,22 +134,24 @@ func wholeDays(start, end int64) model.TimeRange {
 	return model.TimeRange{From: floor(start), Through: floor(end) + day}
 }
 
-func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
+// labelNames returns the sorted names of a request's labels.
+func (q *Querier) labelNames(w http.ResponseWriter, r *http.Request) ([]string, error) {
 	sets, err := q.labelSets(w, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	names := map[string]bool{}
 	for _, ls := range sets {
 		ls.Range(func(l labels.Label) { names[l.Name] = true })
 	}
-	return writeStrings(w, names)
+	return slices.Sorted(maps.Keys(names)), nil
 }
 
-func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
+// labelValues returns the sorted values of the label that the path names.
+func (q *Querier) labelValues(w http.ResponseWriter, r *http.Request) ([]string, error) {
 	sets, err := q.labelSets(w, r)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	name := r.PathValue("name")
 	values := map[string]bool{}
@@ -157,16 +160,27 @@ func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
 			values[v] = true
 		}
 	}
+	return slices.Sorted(maps.Keys(values)), nil
+}
+
+func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
+	names, err := q.labelNames(w, r)
+	if err != nil {
+		return err
+	}
+	return writeStrings(w, names)
+}
+
+func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
+	values, err := q.labelValues(w, r)
+	if err != nil {
+		return err
+	}
 	return writeStrings(w, values)
 }
 
-// writeStrings writes a sorted list; an empty one is left out of the answer.
-func writeStrings(w http.ResponseWriter, set map[string]bool) error {
-	list := make([]string, 0, len(set))
-	for s := range set {
-		list = append(list, s)
-	}
-	slices.Sort(list)
+// writeStrings writes a list; an empty one is left out of the answer.
+func writeStrings(w http.ResponseWriter, list []string) error {
 	b := []byte(`{"status":"success"`)
 	if len(list) > 0 {
 		b = append(b, `,"data":`...)

@@ -24,23 +24,30 @@ func (q *Querier) serveRange(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	e := engine.Params{Query: p.get("query"), PartialSeries: fromDrilldown(r)}
-	if e.Start, e.End, err = p.orderedBounds(); err != nil {
-		return err
-	}
-	if e.Limit, err = p.limit("limit", defaultLimit); err != nil {
-		return err
-	}
-	if e.Forward, err = p.forward(); err != nil {
-		return err
-	}
-	if e.Step, err = p.step(e.Start, e.End); err != nil {
-		return err
-	}
-	if e.Interval, err = p.interval(); err != nil {
+	e, err := rangeParams(p)
+	if err != nil {
 		return err
 	}
 	return q.serveQuery(w, r, e)
+}
+
+// rangeParams reads the parameters of a range query.
+func rangeParams(p params) (e engine.Params, err error) {
+	e = engine.Params{Query: p.get("query"), PartialSeries: fromDrilldown(p.r)}
+	if e.Start, e.End, err = p.orderedBounds(); err != nil {
+		return e, err
+	}
+	if e.Limit, err = p.limit("limit", defaultLimit); err != nil {
+		return e, err
+	}
+	if e.Forward, err = p.forward(); err != nil {
+		return e, err
+	}
+	if e.Step, err = p.step(e.Start, e.End); err != nil {
+		return e, err
+	}
+	e.Interval, err = p.interval()
+	return e, err
 }
 
 // serveInstant answers /loki/api/v1/query.
@@ -68,32 +75,41 @@ func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Pa
 	if err != nil {
 		return err
 	}
-	tenants, err := server.TenantsOf(r)
+	result, took, err := q.evaluate(r, p, expr)
 	if err != nil {
 		return err
+	}
+	o := encoding{forward: p.Forward, took: took}
+	o.flags, o.categorize = encodingFlags(r)
+	return writeJSON(w, appendResult(nil, result, o))
+}
+
+// evaluate checks a query against the tenant's limits, waits for its turn, and runs it.
+func (q *Querier) evaluate(r *http.Request, p engine.Params, expr syntax.Expr) (*engine.Result, time.Duration, error) {
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return nil, 0, err
 	}
 	lim := q.limitsFor(tenants)
 	if err := checkQuery(expr, p, lim); err != nil {
-		return err
+		return nil, 0, err
 	}
 	if clampLookback(&p, lim, time.Now()) || hidden(expr, r) {
-		return writeJSON(w, appendResult(nil, &engine.Result{Type: resultType(expr, p.Instant), Stats: &model.Stats{}}, encoding{}))
+		return &engine.Result{Type: resultType(expr, p.Instant), Stats: &model.Stats{}}, 0, nil
 	}
 	leave, err := q.admit(r.Context())
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	defer leave()
 	start := time.Now()
 	result, err := q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(lim, p.Instant), p, expr)
 	if err != nil {
-		return err
+		return nil, 0, err
 	}
 	took := time.Since(start)
 	q.count(result, took)
-	o := encoding{forward: p.Forward, took: took}
-	o.flags, o.categorize = encodingFlags(r)
-	return writeJSON(w, appendResult(nil, result, o))
+	return result, took, nil
 }
 
 func (q *Querier) count(result *engine.Result, took time.Duration) {

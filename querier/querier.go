@@ -23,6 +23,7 @@ import (
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/engine"
+	"github.com/skaldlog/skald/storage/compact"
 )
 
 // Config says how much work the querier takes on.
@@ -49,9 +50,18 @@ type Tailer interface {
 
 // Tail is one subscription. The receiver must Close it.
 type Tail interface {
-	// Next waits for entries. dropped are those that did not fit the subscription's buffer.
-	Next(ctx context.Context) (streams []model.Stream, dropped []Dropped, err error)
+	// Next waits for entries.
+	Next(ctx context.Context) (TailBatch, error)
 	Close()
+}
+
+// TailBatch is what has come in since the last call of Next.
+type TailBatch struct {
+	Streams []model.Stream
+	// Dropped are entries that did not fit the subscription's buffer; DroppedMore counts
+	// further ones, which are not named.
+	Dropped     []Dropped
+	DroppedMore int
 }
 
 // Dropped is an entry that a slow tail missed.
@@ -67,6 +77,7 @@ type Querier struct {
 	tailer  Tailer
 	engine  *engine.Engine
 	limits  limits.Source
+	deletes *compact.Deletes // nil when there are none
 	logger  *slog.Logger
 	slots   chan struct{}
 	tails   tailCount
@@ -112,6 +123,10 @@ func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg pro
 	return q
 }
 
+// UseDeletes has queries hide the rows that delete requests name, and serves the API for
+// such requests. It must be called before Register.
+func (q *Querier) UseDeletes(d *compact.Deletes) { q.deletes = d }
+
 // Router is where the querier puts its endpoints; internal/server is one.
 type Router interface {
 	Handle(pattern string, h http.Handler, methods ...string)
@@ -121,10 +136,10 @@ type Router interface {
 func (q *Querier) Register(r Router) {
 	get := []string{http.MethodGet, http.MethodHead}
 	both := []string{http.MethodGet, http.MethodHead, http.MethodPost}
-	api := func(path string, h func(http.ResponseWriter, *http.Request) error) {
-		handler := compress(q.answer(h))
-		r.Handle("/loki/api/v1/"+path, handler, both...)
+	handle := func(path string, h func(http.ResponseWriter, *http.Request) error) {
+		r.Handle(path, compress(q.answer(h)), both...)
 	}
+	api := func(path string, h func(http.ResponseWriter, *http.Request) error) { handle("/loki/api/v1/"+path, h) }
 	api("query", q.serveInstant)
 	api("query_range", q.serveRange)
 	api("labels", q.serveLabels)
@@ -138,7 +153,15 @@ func (q *Querier) Register(r Router) {
 	api("detected_fields", q.serveDetectedFields)
 	api("detected_field/{name}/values", q.serveDetectedFieldValues)
 	api("format_query", q.serveFormat)
+	if q.deletes != nil {
+		r.Handle("/loki/api/v1/delete", q.answer(q.serveDelete), http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
+	}
 	r.Handle("/loki/api/v1/tail", q.answer(q.serveTail), both...)
+	handle("/api/prom/query", q.serveLegacyQuery)
+	handle("/api/prom/label", q.serveLegacyLabels)
+	handle("/api/prom/label/{name}/values", q.serveLegacyValues)
+	handle("/api/prom/series", q.serveSeries)
+	r.Handle("/api/prom/tail", q.answer(q.serveLegacyTail), both...)
 	r.Handle("/loki/api/v1/status/buildinfo", http.HandlerFunc(serveBuildInfo), get...)
 	r.Handle("/loki/api/v1/drilldown-limits", q.answer(q.serveDrilldownLimits), get...)
 }

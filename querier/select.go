@@ -35,7 +35,11 @@ func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Re
 		all.Warnings = append(all.Warnings, sel.Warnings...)
 	}
 	dropMerged(all)
-	if err := markDuplicates(ctx, all.Parts, req.Stats); err != nil {
+	err := markDuplicates(ctx, all.Parts, req.Stats)
+	if err == nil {
+		err = q.hide(ctx, tenant, req, all)
+	}
+	if err != nil {
 		all.Release()
 		return nil, err
 	}

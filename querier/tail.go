@@ -3,10 +3,13 @@ package querier
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"time"
+	"unicode/utf8"
 
 	"github.com/coder/websocket"
 
@@ -23,6 +26,7 @@ const (
 	maxTailDelay    = 5 * time.Second
 	tailPing        = time.Second
 	tailWriteWait   = 10 * time.Second
+	tailPongWait    = time.Minute // a slow reader gets to the ping only after what was sent before it
 	maxFrameEntries = 100
 )
 
@@ -60,9 +64,10 @@ type tailRequest struct {
 	delay      time.Duration
 	flags      []string
 	categorize bool
+	legacy     bool // frames are those of /api/prom/tail
 }
 
-func (q *Querier) readTail(w http.ResponseWriter, r *http.Request) (t tailRequest, metric bool, err error) {
+func readTail(w http.ResponseWriter, r *http.Request) (t tailRequest, metric bool, err error) {
 	p, err := readParams(w, r)
 	if err != nil {
 		return t, false, err
@@ -83,29 +88,47 @@ func (q *Querier) readTail(w http.ResponseWriter, r *http.Request) (t tailReques
 		}
 	}
 	t.query = p.get("query")
-	expr, err := syntax.Parse(t.query)
-	if err != nil {
+	if metric, t.expr, err = parseTailQuery(t.query); err != nil {
 		return t, false, err
 	}
-	log, isLog := expr.(*syntax.LogExpr)
-	if isLog {
-		if _, err := pipeline.New(log.Stages, pipeline.Options{}); err != nil {
-			return t, false, err
-		}
-	}
-	t.expr = log
 	t.flags, t.categorize = encodingFlags(r)
 	t.tenant, err = server.TenantOf(r)
-	return t, !isLog, err
+	return t, metric, err
+}
+
+// parseTailQuery parses a log query. A metric query is reported, not an error: Loki
+// refuses it only after the upgrade.
+func parseTailQuery(query string) (metric bool, log *syntax.LogExpr, err error) {
+	expr, err := syntax.Parse(query)
+	if err != nil {
+		return false, nil, err
+	}
+	log, ok := expr.(*syntax.LogExpr)
+	if !ok {
+		return true, nil, nil
+	}
+	_, err = pipeline.New(log.Stages, pipeline.Options{})
+	return false, log, err
 }
 
 // serveTail upgrades to a websocket, sends the newest entries from before now, and then
 // every entry as it is acknowledged. Mistakes in the parameters are answered in HTTP; what
 // fails later is a close frame with the reason.
 func (q *Querier) serveTail(w http.ResponseWriter, r *http.Request) error {
-	t, metric, err := q.readTail(w, r)
+	return q.upgrade(w, r, false)
+}
+
+func (q *Querier) serveLegacyTail(w http.ResponseWriter, r *http.Request) error {
+	return q.upgrade(w, r, true)
+}
+
+func (q *Querier) upgrade(w http.ResponseWriter, r *http.Request, legacy bool) error {
+	t, metric, err := readTail(w, r)
 	if err != nil {
 		return err
+	}
+	if t.legacy = legacy; legacy {
+		t.flags, t.categorize = nil, false
 	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // any Origin, as Loki: there are no cookies to protect
 	if err != nil {
@@ -124,16 +147,32 @@ func (q *Querier) serveTail(w http.ResponseWriter, r *http.Request) error {
 		err = errTailTooOld
 	case ctx.Err() != nil || err == nil:
 		return nil
+	case errors.Is(err, errTailBroken):
+		// Without a close frame clients come back, which is right when this server restarts.
+		q.logger.Info("a live tail was dropped", "query", t.query, "err", err)
+		return nil
 	}
-	reason := err.Error()
-	_ = conn.Close(websocket.StatusInternalError, reason[:min(len(reason), maxCloseReason)])
+	_ = conn.Close(websocket.StatusInternalError, closeReason(err))
 	return nil
 }
 
-// maxCloseReason is what a close frame can hold besides its code (RFC 6455, 5.5).
-const maxCloseReason = 123
+// closeReason is the text of an error, cut to what a close frame can hold besides its
+// code (RFC 6455, 5.5).
+func closeReason(err error) string {
+	const most = 123
+	reason := strings.ToValidUTF8(err.Error(), "?")
+	for len(reason) > most {
+		_, size := utf8.DecodeLastRuneInString(reason)
+		reason = reason[:len(reason)-size]
+	}
+	return reason
+}
 
-var errTailTooOld = errors.New("reached tail max duration limit")
+var (
+	errTailTooOld = errors.New("reached tail max duration limit")
+	// errTailBroken marks the end of a subscription, or of the connection to the client.
+	errTailBroken = errors.New("the tail broke off")
+)
 
 // tail joins history and live entries: it subscribes first and then reads history, so no
 // entry falls between; an entry that comes both ways is sent once.
@@ -151,17 +190,17 @@ func (q *Querier) tail(ctx context.Context, conn *websocket.Conn, t tailRequest)
 		return err
 	}
 	defer sub.Close()
-	now := time.Now().UnixNano()
-	history, err := q.history(ctx, t, now)
+	history, err := q.history(ctx, t, time.Now().UnixNano())
 	if err != nil {
 		return err
 	}
+	entries := historyEntries(history, t.categorize)
 	out := &tailWriter{conn: conn, req: t}
-	live, err := newLiveTail(t, history)
-	if err != nil {
+	if err := out.send(ctx, entries, nil, 0); err != nil {
 		return err
 	}
-	if err := out.send(ctx, historyEntries(history, t.categorize), nil); err != nil {
+	live, err := newLiveTail(t, entries)
+	if err != nil {
 		return err
 	}
 	return q.follow(ctx, conn, sub, live, out)
@@ -193,17 +232,18 @@ func (q *Querier) follow(ctx context.Context, conn *websocket.Conn, sub Tail, li
 			if d, ok := live.due(time.Now()); ok {
 				wait, cancelWait = context.WithTimeout(ctx, d)
 			}
-			streams, dropped, err := sub.Next(wait)
+			batch, err := sub.Next(wait)
 			cancelWait()
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
 			case err != nil && !errors.Is(err, context.DeadlineExceeded):
-				return err
+				return fmt.Errorf("%w: %w", errTailBroken, err)
 			}
-			live.add(streams)
-			q.metrics.tailDrop.Add(float64(len(dropped)))
-			if err := out.send(ctx, live.take(time.Now()), dropped); err != nil {
+			live.add(batch, time.Now())
+			entries, dropped, more := live.take(time.Now())
+			q.metrics.tailDrop.Add(float64(len(dropped) + more))
+			if err := out.send(ctx, entries, dropped, more); err != nil {
 				return err
 			}
 		}
@@ -213,6 +253,7 @@ func (q *Querier) follow(ctx context.Context, conn *websocket.Conn, sub Tail, li
 	return err
 }
 
+// ping keeps proxies from cutting a quiet connection, and finds out that a client is gone.
 func ping(ctx context.Context, conn *websocket.Conn) error {
 	tick := time.NewTicker(tailPing)
 	defer tick.Stop()
@@ -221,7 +262,7 @@ func ping(ctx context.Context, conn *websocket.Conn) error {
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-tick.C:
-			wait, cancel := context.WithTimeout(ctx, tailWriteWait)
+			wait, cancel := context.WithTimeout(ctx, tailPongWait)
 			err := conn.Ping(wait)
 			cancel()
 			if err != nil {

@@ -2,6 +2,7 @@ package querier
 
 import (
 	"context"
+	"fmt"
 	"hash/maphash"
 	"slices"
 	"sort"
@@ -38,20 +39,35 @@ func historyEntries(streams []scan.Stream, categorize bool) []tailEntry {
 	return all
 }
 
-// overlapTime is how long after history was read an entry of it may still arrive live.
+// overlapTime is how long after history was sent an entry of it may still arrive live.
 const overlapTime = 10 * time.Second
 
-// liveTail runs the pipeline over live entries, drops those that history has sent, and
-// holds entries back for delay_for, so that late ones come out in order of time.
+// Bounds of what one tail holds back for delay_for, and of the entries it remembers to
+// tell repeated ones.
+const (
+	maxHeldEntries = 10_000
+	maxHeldBytes   = 4 << 20
+	recentEntries  = 2048
+)
+
+// liveTail runs the pipeline over live entries, leaves out those that were sent already,
+// and holds entries back for delay_for, so that late ones come out in order of time.
 type liveTail struct {
 	req  tailRequest
 	pipe *pipeline.Pipeline
+	seed maphash.Seed
 	// sent counts history's entries by what they look like; a live entry that looks the
 	// same is the same one until the overlap is over.
 	sent    map[uint64]int
 	overlap time.Time
-	seed    maphash.Seed
+	// recent are the last entries that came live, at least recentEntries of them: a shipper
+	// that got no answer pushes its batch again. The older half is forgotten whole.
+	recent, older map[uint64]struct{}
+
 	held    []heldEntry
+	bytes   int // of the lines held
+	dropped []Dropped
+	more    int // dropped without a name
 }
 
 type heldEntry struct {
@@ -59,54 +75,101 @@ type heldEntry struct {
 	tailEntry
 }
 
-func newLiveTail(req tailRequest, history []scan.Stream) (*liveTail, error) {
+func newLiveTail(req tailRequest, history []tailEntry) (*liveTail, error) {
 	p, err := pipeline.New(req.expr.Stages, pipeline.Options{})
 	if err != nil {
 		return nil, err
 	}
-	l := &liveTail{req: req, pipe: p, sent: map[uint64]int{}, overlap: time.Now().Add(overlapTime), seed: maphash.MakeSeed()}
-	for _, e := range historyEntries(history, req.categorize) {
-		l.sent[l.look(e)]++
+	l := &liveTail{
+		req: req, pipe: p, seed: maphash.MakeSeed(), overlap: time.Now().Add(overlapTime),
+		sent: make(map[uint64]int, len(history)), recent: map[uint64]struct{}{},
+	}
+	for _, e := range history {
+		l.sent[l.hash(e.Timestamp, e.Line, e.labels, e.Metadata, e.Parsed)]++
 	}
 	return l, nil
 }
 
-// look is a hash of everything of an entry that the client sees.
-func (l *liveTail) look(e tailEntry) uint64 {
+func (l *liveTail) hash(ts int64, line []byte, sets ...labels.Labels) uint64 {
 	var h maphash.Hash
 	h.SetSeed(l.seed)
-	maphash.WriteComparable(&h, e.Timestamp)
-	maphash.WriteComparable(&h, [3]uint64{e.labels.Hash(), e.Metadata.Hash(), e.Parsed.Hash()})
-	_, _ = h.Write(e.Line)
+	maphash.WriteComparable(&h, ts)
+	for _, ls := range sets {
+		maphash.WriteComparable(&h, ls.Hash())
+	}
+	_, _ = h.Write(line)
 	return h.Sum64()
 }
 
-// add takes acknowledged entries.
-func (l *liveTail) add(streams []model.Stream) {
-	now := time.Now()
+// repeated reports whether an entry came live before, as it was pushed, and remembers it.
+func (l *liveTail) repeated(stream labels.Labels, e *model.Entry) bool {
+	k := l.hash(e.Timestamp, e.Line, stream, e.Metadata)
+	if _, known := l.recent[k]; known {
+		return true
+	}
+	if _, known := l.older[k]; known {
+		return true
+	}
+	if len(l.recent) == recentEntries {
+		l.recent, l.older = map[uint64]struct{}{}, l.recent
+	}
+	l.recent[k] = struct{}{}
+	return false
+}
+
+// inHistory reports whether an entry, as it is shown, was part of history.
+func (l *liveTail) inHistory(e tailEntry) bool {
+	if len(l.sent) == 0 {
+		return false
+	}
+	k := l.hash(e.Timestamp, e.Line, e.labels, e.Metadata, e.Parsed)
+	if l.sent[k] == 0 {
+		return false
+	}
+	l.sent[k]--
+	return true
+}
+
+// add takes acknowledged entries, and what the subscription has dropped.
+func (l *liveTail) add(batch TailBatch, now time.Time) {
+	l.dropped = append(l.dropped, batch.Dropped...)
+	l.more += batch.DroppedMore
 	if l.sent != nil && now.After(l.overlap) {
 		l.sent = nil
 	}
-	for _, s := range streams {
+	for _, s := range batch.Streams {
 		sp := l.pipe.ForStream(s.Labels, s.Labels.Hash())
-		for _, e := range s.Entries {
+		for i := range s.Entries {
+			e := &s.Entries[i]
 			line, ls, ok := sp.Process(e.Timestamp, e.Line, pairs(e.Metadata))
-			if !ok {
+			if !ok || l.repeated(s.Labels, e) {
 				continue
 			}
-			te := tailEntry{scan.Entry{Timestamp: e.Timestamp, Line: slices.Clone(line)}, ls.Labels()}
+			te := tailEntry{scan.Entry{Timestamp: e.Timestamp, Line: line}, ls.Labels()}
 			if l.req.categorize {
 				te.labels, te.Metadata, te.Parsed = ls.Stream(), ls.Metadata(), ls.Parsed()
 			}
-			if l.sent != nil {
-				if k := l.look(te); l.sent[k] > 0 {
-					l.sent[k]--
-					continue
-				}
+			if !l.inHistory(te) {
+				l.hold(te, now)
 			}
-			l.held = append(l.held, heldEntry{now, te})
 		}
 	}
+}
+
+// hold keeps an entry until it is due. An entry that would be one too many is dropped.
+func (l *liveTail) hold(e tailEntry, now time.Time) {
+	// Without delay everything leaves at once, and what comes in one batch is bounded already.
+	if l.req.delay > 0 && (len(l.held) == maxHeldEntries || l.bytes+len(e.Line) > maxHeldBytes) {
+		if len(l.dropped) == maxFrameEntries {
+			l.more++
+			return
+		}
+		l.dropped = append(l.dropped, Dropped{Timestamp: e.Timestamp, Labels: e.labels})
+		return
+	}
+	e.Line = slices.Clone(e.Line) // it lies in the pipeline's buffer
+	l.bytes += len(e.Line)
+	l.held = append(l.held, heldEntry{now, e})
 }
 
 func pairs(ls labels.Labels) []labels.Label {
@@ -123,16 +186,20 @@ func (l *liveTail) due(now time.Time) (time.Duration, bool) {
 	return max(0, l.held[0].arrived.Add(l.req.delay).Sub(now)), true
 }
 
-// take returns the entries that have been held long enough, in order of time.
-func (l *liveTail) take(now time.Time) []tailEntry {
+// take returns the entries that have been held long enough, in order of time, and what
+// was dropped since the last call: those that are named, and how many more.
+func (l *liveTail) take(now time.Time) (due []tailEntry, dropped []Dropped, more int) {
 	n := sort.Search(len(l.held), func(i int) bool { return l.held[i].arrived.Add(l.req.delay).After(now) })
-	out := make([]tailEntry, n)
-	for i := range out {
-		out[i] = l.held[i].tailEntry
+	due = make([]tailEntry, n)
+	for i := range due {
+		due[i] = l.held[i].tailEntry
+		l.bytes -= len(due[i].Line)
 	}
 	l.held = slices.Delete(l.held, 0, n)
-	sort.SliceStable(out, func(i, j int) bool { return out[i].Timestamp < out[j].Timestamp })
-	return out
+	sort.SliceStable(due, func(i, j int) bool { return due[i].Timestamp < due[j].Timestamp })
+	dropped, more = l.dropped, l.more
+	l.dropped, l.more = nil, 0
+	return due, dropped, more
 }
 
 // tailWriter sends frames of at most maxFrameEntries entries.
@@ -142,23 +209,29 @@ type tailWriter struct {
 	buf  []byte
 }
 
-func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []Dropped) error {
-	for len(entries) > 0 || len(dropped) > 0 {
+func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []Dropped, more int) error {
+	for len(entries) > 0 || len(dropped) > 0 || more > 0 {
 		n := min(len(entries), maxFrameEntries)
 		d := min(len(dropped), maxFrameEntries)
-		t.buf = t.appendFrame(t.buf[:0], entries[:n], dropped[:d])
-		entries, dropped = entries[n:], dropped[d:]
+		if t.req.legacy {
+			t.buf = appendLegacyFrame(t.buf[:0], entries[:n], dropped[:d])
+		} else {
+			t.buf = t.appendFrame(t.buf[:0], entries[:n], dropped[:d], more)
+		}
+		entries, dropped, more = entries[n:], dropped[d:], 0
 		wait, cancel := context.WithTimeout(ctx, tailWriteWait)
 		err := t.conn.Write(wait, websocket.MessageText, t.buf)
 		cancel()
 		if err != nil {
-			return err
+			return fmt.Errorf("%w: %w", errTailBroken, err)
 		}
 	}
 	return nil
 }
 
-func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []Dropped) []byte {
+// appendFrame appends a frame. Its member dropped_more is not Loki's: it counts entries
+// that were dropped besides those that dropped_entries names.
+func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []Dropped, more int) []byte {
 	b = append(b, `{"streams":[`...)
 	for i, e := range entries {
 		if i > 0 {
@@ -183,6 +256,10 @@ func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []Droppe
 			b = append(appendLabels(b, d.Labels), '}')
 		}
 		b = append(b, ']')
+	}
+	if more > 0 {
+		b = append(b, `,"dropped_more":`...)
+		b = strconv.AppendInt(b, int64(more), 10)
 	}
 	if len(t.req.flags) > 0 {
 		b = append(b, `,"encodingFlags":`...)

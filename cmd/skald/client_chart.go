@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"strconv"
 
@@ -43,6 +44,19 @@ func (c *clientCommand) screen() (width, height int) {
 	}
 	width, _ = strconv.Atoi(os.Getenv("COLUMNS"))
 	return width, 0
+}
+
+// terminalWidth is 0 where w is no terminal.
+func terminalWidth(w io.Writer) int {
+	f, ok := w.(*os.File)
+	if !ok {
+		return 0
+	}
+	width, _, err := term.GetSize(int(f.Fd()))
+	if err != nil {
+		return 0
+	}
+	return width
 }
 
 // chartSeries decodes samples. Labels that all series share are left out of their names.

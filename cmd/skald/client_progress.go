@@ -55,10 +55,14 @@ func (p *progress) at(done float64, lines, bytes int) {
 		return
 	}
 	p.mu.last, p.mu.drawn = now, true
-	full := int(p.mu.done * progressWidth)
-	fmt.Fprintf(p.w, "\r\x1b[K%3.0f%% [%s%s] %s lines, %s, %s", p.mu.done*100,
-		strings.Repeat("█", full), strings.Repeat("·", progressWidth-full),
-		humanize.Comma(p.mu.lines), humanize.Bytes(uint64(p.mu.text)), now.Sub(p.start).Round(time.Second))
+	text := fmt.Sprintf("] %s lines, %s, %s", humanize.Comma(p.mu.lines), humanize.Bytes(uint64(p.mu.text)), now.Sub(p.start).Round(time.Second))
+	// A bar that wraps could not be drawn over.
+	width := progressWidth
+	if columns := terminalWidth(p.w); columns > 0 {
+		width = max(min(width, columns-len(text)-len("100% [")-1), 0)
+	}
+	full := int(p.mu.done * float64(width))
+	fmt.Fprintf(p.w, "\r\x1b[K%3.0f%% [%s%s%s", p.mu.done*100, strings.Repeat("█", full), strings.Repeat("·", width-full), text)
 }
 
 // Write prints above the bar.

@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -23,9 +24,10 @@ import (
 )
 
 // TestConformance runs the whole public set over HTTP against a server of its own: first
-// with the corpus in memory, then with all of it in the object store.
+// with the corpus in memory, then with all of it in the object store, then compacted.
 func TestConformance(t *testing.T) {
-	url := startNode(t, "-limits.reject_old_samples=false", "-limits.ingestion_rate_mb=64", "-limits.ingestion_burst_size_mb=64",
+	dir := t.TempDir()
+	url := startNode(t, "-data.dir="+dir, "-limits.reject_old_samples=false", "-limits.ingestion_rate_mb=64", "-limits.ingestion_burst_size_mb=64",
 		"-limits.per_stream_rate_limit=64MB", "-limits.per_stream_rate_limit_burst=64MB", "-ingester.freeze-age=1h")
 	pushCorpus(t, url)
 	cases, err := conformance.Cases()
@@ -38,7 +40,11 @@ func TestConformance(t *testing.T) {
 	if code, body := request(t, http.MethodPost, url+"/flush", nil, nil); code != http.StatusNoContent {
 		t.Fatalf("flush: %d %s", code, body)
 	}
-	t.Run("store", func(t *testing.T) { runCases(t, url, cases, func(conformance.Case) bool { return false }) })
+	t.Run("store", func(t *testing.T) { runCases(t, url, cases, func(c conformance.Case) bool { return rank(c) > 0 }) })
+	if code := run(t.Context(), stdio{out: io.Discard, err: t.Output()}, []string{"compact", "-full", filepath.Join(dir, "objects")}); code != 0 {
+		t.Fatalf("compact: exit status %d", code)
+	}
+	t.Run("compacted", func(t *testing.T) { runCases(t, url, cases, func(conformance.Case) bool { return false }) })
 }
 
 func rank(c conformance.Case) int {
@@ -184,7 +190,7 @@ func startNode(t *testing.T, args ...string) string {
 	var cfg serverConfig
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	cfg.register(fs)
-	args = append([]string{"-http.listen=127.0.0.1:0", "-grpc.listen=127.0.0.1:0", "-data.dir=" + t.TempDir()}, args...)
+	args = append([]string{"-http.listen=127.0.0.1:0", "-grpc.listen=127.0.0.1:0"}, args...)
 	if _, err := conf.Parse(fs, args, conf.Source{}); err != nil {
 		t.Fatal(err)
 	}

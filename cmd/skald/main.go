@@ -54,6 +54,7 @@ func serverCommands() []command {
 		{"up", "[PATH…]", "run a server and an agent on this machine's own logs", runUp},
 		{"serve", "", "run a server", runServe},
 		{"agent", "", "run a node agent from a Promtail config", runAgent},
+		{"compact", "DIR|URL", "merge small segments once, and drop what retention has ended", runCompact},
 		{"verify", "PATH|URL", "prove that stored segments are intact", runVerify},
 		{"debug", "segment FILE", "print a segment file's structure", runDebug},
 		{"version", "", "print the version", runVersion},

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"runtime/debug"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,6 +28,7 @@ import (
 	"github.com/skaldlog/skald/querier"
 	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
+	"github.com/skaldlog/skald/storage/compact"
 	"github.com/skaldlog/skald/storage/object"
 )
 
@@ -45,6 +48,7 @@ type serverConfig struct {
 	distributor distributor.Config
 	ingester    ingester.Config
 	querier     querier.Config
+	compact     compact.Config
 	storage     storage.Config
 	catalog     catalog.Config
 	object      object.Options
@@ -67,6 +71,7 @@ func (c *serverConfig) register(fs *flag.FlagSet) {
 	c.distributor.RegisterFlags(fs)
 	c.ingester.RegisterFlags(fs)
 	c.querier.RegisterFlags(fs)
+	c.compact.RegisterFlags(fs)
 	c.storage.RegisterFlags(fs)
 	c.catalog.RegisterFlags(fs)
 	c.object.RegisterFlags(fs)
@@ -100,6 +105,10 @@ func (c *serverConfig) validate() error {
 		c.storageURL = "file://" + dir
 	}
 	c.ingester.Dir = c.dataDir
+	c.compact.Dir = filepath.Join(c.dataDir, "compact")
+	if err := c.compact.CheckDelay(2*c.catalog.TTL + c.limits.QueryTimeout.Duration()); err != nil {
+		return err
+	}
 	if least := 2 * c.catalog.TTL; c.ingester.KeepAfterUpload < least {
 		return fmt.Errorf("-ingester.keep-after-upload=%s: expected at least twice -catalog.ttl (%s), or queries would miss rows just uploaded", c.ingester.KeepAfterUpload, least)
 	}
@@ -112,31 +121,33 @@ type node struct {
 	cfg         serverConfig
 	logger      *slog.Logger
 	registry    *prometheus.Registry
+	started     time.Time
 	http        *server.Server
 	grpc        *server.GRPC
 	overrides   *limits.Overrides
 	distributor *distributor.Distributor
 	ingester    *ingester.Ingester
 	querier     *querier.Querier
+	compactor   *compact.Compactor
 }
 
 // newNode builds the roles from the bottom up: store, ingester (which recovers what a crash
 // left in its log), distributor, querier, doors.
 func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node, error) {
-	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry()}
+	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry(), started: time.Now().UTC()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
 	// Listening comes first: a port in use should not cost a recovery.
 	if n.http, err = server.New(cfg.http, n.registry, logger); err != nil {
-		return nil, err
+		return nil, listenError(err)
 	}
 	if n.grpc, err = server.NewGRPC(cfg.grpc, cfg.http.AuthEnabled, cfg.http.ShutdownTimeout, logger); err != nil {
-		return nil, err
+		return nil, listenError(err)
 	}
 	cfg.object.Registerer, cfg.object.Logger = n.registry, logger
 	store, err := object.Open(ctx, cfg.storageURL, cfg.object)
 	if err != nil {
-		return nil, fmt.Errorf("-storage.url: %w", err)
+		return nil, usageError{fmt.Errorf("-storage.url: %w", err)}
 	}
 	if n.overrides, err = limits.NewOverrides(cfg.overrides, cfg.limits, n.registry, logger); err != nil {
 		return nil, err
@@ -154,11 +165,25 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	reader := storage.NewReader(cached, cat, cfg.storage, n.registry, logger)
 	n.distributor = distributor.New(cfg.distributor, n.ingester, n.overrides, n.registry, logger)
 	n.querier = querier.New(cfg.querier, []querier.Source{n.ingester, reader}, localTailer{n.ingester}, n.overrides, n.registry, logger)
+	deletes := compact.NewDeletes(cfg.compact, store, n.overrides, logger)
+	n.querier.UseDeletes(deletes)
+	if err := os.MkdirAll(cfg.compact.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("-data.dir: %w", err)
+	}
+	n.compactor = compact.New(cfg.compact, store, cat, n.overrides, deletes, querier.CompileDelete, n.registry, logger)
 	n.routes()
 	if n.grpc != nil {
 		n.distributor.RegisterGRPC(n.grpc)
 	}
 	return n, nil
+}
+
+// listenError tells an address that makes no sense, which is wrong input, from one in use.
+func listenError(err error) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		return fmt.Errorf("%w: is another server running there?", err)
+	}
+	return usageError{fmt.Errorf("%w; expected HOST:PORT or :PORT", err)}
 }
 
 func (n *node) routes() {
@@ -170,6 +195,7 @@ func (n *node) routes() {
 	n.http.Handle("/ready", http.HandlerFunc(n.serveReady), http.MethodGet)
 	n.http.Handle("/flush", http.HandlerFunc(n.serveFlush), http.MethodGet, http.MethodPost)
 	n.http.Handle("/config", http.HandlerFunc(n.serveConfig), http.MethodGet)
+	n.statusRoutes()
 	n.http.Handle("/{$}", http.HandlerFunc(n.serveHome), http.MethodGet)
 }
 
@@ -223,17 +249,18 @@ func (n *node) run(ctx context.Context) error {
 	defer stopIngester()
 
 	var wg sync.WaitGroup
-	var ingesterErr, overridesErr error
+	var ingesterErr, overridesErr, compactErr error
+	serveCtx, stopServing := context.WithCancel(ctx)
+	defer stopServing()
 	ingesterDone := make(chan struct{})
 	wg.Go(func() {
 		defer close(ingesterDone)
 		ingesterErr = n.ingester.Run(ingesterCtx)
 	})
 	wg.Go(func() { overridesErr = n.overrides.Run(background) })
+	wg.Go(func() { compactErr = n.compactor.Run(serveCtx) })
 	wg.Go(func() { freeMemory(background) })
 
-	serveCtx, stopServing := context.WithCancel(ctx)
-	defer stopServing()
 	go func() {
 		// An ingester that stops by itself takes the server down rather than leave one that
 		// refuses everything.
@@ -251,7 +278,7 @@ func (n *node) run(ctx context.Context) error {
 	<-ingesterDone
 	stopBackground()
 	wg.Wait()
-	return errors.Join(httpErr, grpcErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr))
+	return errors.Join(httpErr, grpcErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr), ignoreCanceled(compactErr))
 }
 
 func ignoreCanceled(err error) error {
@@ -289,34 +316,35 @@ func (t localTailer) Tail(ctx context.Context, tenant model.Tenant, matchers []*
 
 type localTail struct{ *ingester.Tail }
 
-func (t localTail) Next(ctx context.Context) ([]model.Stream, []querier.Dropped, error) {
+func (t localTail) Next(ctx context.Context) (querier.TailBatch, error) {
 	batch, err := t.Tail.Next(ctx)
 	if err != nil {
-		return nil, nil, err
+		return querier.TailBatch{}, err
 	}
 	dropped := make([]querier.Dropped, len(batch.Dropped))
 	for i, d := range batch.Dropped {
 		dropped[i] = querier.Dropped(d)
 	}
-	return batch.Streams, dropped, nil
+	return querier.TailBatch{Streams: batch.Streams, Dropped: dropped, DroppedMore: batch.DroppedMore}, nil
 }
 
 // logConfig says how the process logs about itself.
 type logConfig struct {
 	level, format string
+	current       *slog.LevelVar // in force; /log_level changes it
 }
 
 func (c *logConfig) register(fs *flag.FlagSet) {
+	c.current = new(slog.LevelVar)
 	fs.StringVar(&c.level, "log.level", "info", "least `level` that is logged: debug, info, warn or error")
 	fs.StringVar(&c.format, "log.format", "logfmt", "`format` of the log on standard error: logfmt or json")
 }
 
 func (c *logConfig) logger(std stdio) (*slog.Logger, error) {
-	var level slog.Level
-	if err := level.UnmarshalText([]byte(c.level)); err != nil {
-		return nil, fmt.Errorf("-log.level=%s: expected debug, info, warn or error", c.level)
+	if err := c.set(c.level); err != nil {
+		return nil, fmt.Errorf("-log.level=%w", err)
 	}
-	opts := &slog.HandlerOptions{Level: level}
+	opts := &slog.HandlerOptions{Level: c.current}
 	switch c.format {
 	case "logfmt":
 		return slog.New(slog.NewTextHandler(std.err, opts)), nil

@@ -1,0 +1,172 @@
+package querier
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/pipeline"
+	"github.com/skaldlog/skald/logql/syntax"
+	"github.com/skaldlog/skald/storage/compact"
+)
+
+// CompileDelete makes the filter of a delete request's query: a selector, and stages that
+// the rows must pass.
+func CompileDelete(query string) (compact.RowFilter, error) {
+	expr, err := syntax.ParseLog(query)
+	if err != nil {
+		return nil, err
+	}
+	p, err := pipeline.New(expr.Stages, pipeline.Options{})
+	if err != nil {
+		return nil, err
+	}
+	return func(stream labels.Labels) (all bool, row func(int64, []byte, labels.Labels) bool) {
+		switch {
+		case !matchAll(expr.Matchers, stream):
+			return false, nil
+		case len(expr.Stages) == 0:
+			return true, nil
+		}
+		sp := p.ForStream(stream, stream.Hash())
+		return false, func(ts int64, line []byte, metadata labels.Labels) bool {
+			_, _, ok := sp.Process(ts, line, pairs(metadata))
+			return ok
+		}
+	}, nil
+}
+
+// hide takes rows that delete requests name out of a selection.
+func (q *Querier) hide(ctx context.Context, tenant model.Tenant, req *model.Request, sel *model.Selection) error {
+	if q.deletes == nil {
+		return nil
+	}
+	return q.deletes.Hide(ctx, tenant, req.Range, sel, CompileDelete)
+}
+
+// serveDelete is Loki's API for delete requests. Parameters come from the URL alone.
+func (q *Querier) serveDelete(w http.ResponseWriter, r *http.Request) error {
+	tenant, err := server.TenantOf(r)
+	if err != nil {
+		return err
+	}
+	if err := q.deletes.Allowed(tenant); err != nil {
+		return err
+	}
+	switch r.Method {
+	case http.MethodGet:
+		return q.listDeletes(w, r, tenant)
+	case http.MethodDelete:
+		return q.cancelDelete(w, r, tenant)
+	}
+	return q.createDelete(w, r, tenant)
+}
+
+func (q *Querier) createDelete(w http.ResponseWriter, r *http.Request, tenant model.Tenant) error {
+	params := r.URL.Query()
+	query := params.Get("query")
+	if query == "" {
+		return fault.New(fault.Invalid, "query not set")
+	}
+	if _, err := CompileDelete(query); err != nil {
+		return fault.New(fault.Invalid, "invalid query expression")
+	}
+	if params.Get("start") == "" {
+		return fault.New(fault.Invalid, "start time not set")
+	}
+	start, err := deleteTime("start", params.Get("start"))
+	if err != nil {
+		return err
+	}
+	end := time.Now()
+	if text := params.Get("end"); text != "" {
+		if end, err = deleteTime("end", text); err != nil {
+			return err
+		}
+	}
+	if text := params.Get("max_interval"); text != "" {
+		if err := checkInterval(text, end.Sub(start)); err != nil {
+			return err
+		}
+	}
+	created, err := q.deletes.Create(r.Context(), tenant, query, start, end)
+	if err != nil {
+		return err
+	}
+	w.Header().Set("X-Delete-Request-ID", created.ID)
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
+
+// maxDeleteInterval is Loki's default for its server-wide limit.
+const maxDeleteInterval = 24 * time.Hour
+
+// checkInterval checks max_interval, which has no effect here: a request of any length is
+// one pass over the segments of its days.
+func checkInterval(text string, length time.Duration) error {
+	d, err := time.ParseDuration(text)
+	switch {
+	case err != nil:
+		return fault.New(fault.Invalid, "invalid max_interval: valid time units are 's', 'm', 'h'")
+	case d > maxDeleteInterval:
+		return fault.New(fault.Invalid, "max_interval can't be greater than %s", maxDeleteInterval)
+	case d > length:
+		return fault.New(fault.Invalid, "max_interval can't be greater than the interval to be deleted (%s)", length)
+	}
+	return nil
+}
+
+// deleteTime reads RFC 3339, or exactly ten digits of unix seconds.
+func deleteTime(name, text string) (time.Time, error) {
+	if len(text) == secondsMaxChars {
+		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
+			return time.Unix(n, 0), nil
+		}
+	}
+	t, err := time.Parse(time.RFC3339, text)
+	if err != nil {
+		return time.Time{}, fault.New(fault.Invalid, "invalid %s time: require unix seconds or RFC3339 format", name)
+	}
+	return t, nil
+}
+
+func (q *Querier) listDeletes(w http.ResponseWriter, r *http.Request, tenant model.Tenant) error {
+	requests, err := q.deletes.List(r.Context(), tenant)
+	if err != nil {
+		return err
+	}
+	type item struct {
+		ID        string  `json:"request_id"`
+		Start     float64 `json:"start_time"`
+		End       float64 `json:"end_time"`
+		Query     string  `json:"query"`
+		Status    string  `json:"status"`
+		CreatedAt float64 `json:"created_at"`
+		UserID    string  `json:"user_id"`
+	}
+	list := make([]item, len(requests))
+	for i := range requests {
+		d := &requests[i]
+		list[i] = item{d.ID, unixSeconds(d.Start), unixSeconds(d.End), d.Query, d.Status(), unixSeconds(d.Created), ""}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	return json.NewEncoder(w).Encode(list)
+}
+
+func unixSeconds(ns int64) float64 { return float64(ns/int64(time.Millisecond)) / 1000 }
+
+func (q *Querier) cancelDelete(w http.ResponseWriter, r *http.Request, tenant model.Tenant) error {
+	params := r.URL.Query()
+	if err := q.deletes.Cancel(r.Context(), tenant, params.Get("request_id"), params.Get("force") == "true"); err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}

@@ -1,0 +1,51 @@
+package querier
+
+import (
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+)
+
+func TestCompileDelete(t *testing.T) {
+	app := func(v string) labels.Labels { return labels.FromStrings("app", v) }
+	selects := func(query string, stream labels.Labels, line string, want bool) {
+		t.Helper()
+		filter, err := CompileDelete(query)
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		all, row := filter(stream)
+		if got := all || row != nil && row(1, []byte(line), labels.FromStrings("k", "v")); got != want {
+			t.Errorf("%s on %s %q: got %v, want %v", query, stream, line, got, want)
+		}
+	}
+	selects(`{app="x"}`, app("x"), "any", true)
+	selects(`{app="x"}`, app("y"), "any", false)
+	selects(`{app="x"} |= "secret"`, app("x"), "a secret", true)
+	selects(`{app="x"} |= "secret"`, app("x"), "nothing", false)
+	selects(`{app="x"} | k="v"`, app("x"), "any", true)
+	selects(`{app="x"} | k="w"`, app("x"), "any", false)
+	for _, bad := range []string{"", "{", `count_over_time({app="x"}[1m])`, `{app="x"} |~ "["`} {
+		if _, err := CompileDelete(bad); err == nil {
+			t.Errorf("%q was accepted", bad)
+		}
+	}
+}
+
+func TestDeleteTime(t *testing.T) {
+	expect := func(text string, want int64, ok bool) {
+		t.Helper()
+		got, err := deleteTime("start", text)
+		if (err == nil) != ok || ok && got.Unix() != want {
+			t.Errorf("%q: got %v, %v", text, got, err)
+		}
+	}
+	expect("1700000000", 1_700_000_000, true)
+	expect("2023-11-14T22:13:20Z", 1_700_000_000, true)
+	expect("1700000000000000000", 0, false)
+	expect("yesterday", 0, false)
+	if err := checkInterval("2h", time.Hour); err == nil {
+		t.Error("an interval longer than the request was accepted")
+	}
+}
