@@ -135,10 +135,14 @@ func (r *round) oneDay(ctx context.Context, td tenantDay, keeps retention, pendi
 	if rules.retention.all(rules.dayEnd, r.now()) {
 		return r.expire(ctx, td)
 	}
+	uploaded := ""
 	for step := 0; ; step++ {
 		d, err := r.load(ctx, td)
 		if err != nil {
 			return err
+		}
+		if uploaded != "" && !slices.ContainsFunc(d.all, func(s *seg) bool { return s.ref.ID == uploaded }) {
+			return fmt.Errorf("the listing is stale: it lacks segment %s, just uploaded; going on in the next round", uploaded)
 		}
 		left, err := r.removeReplaced(ctx, d)
 		if err != nil {
@@ -162,7 +166,7 @@ func (r *round) oneDay(ctx context.Context, td tenantDay, keeps retention, pendi
 		if step > 10+maxSteps*len(d.all) {
 			return fmt.Errorf("after %d merges there is still a %s merge to do, of %d segments; giving up for now", step, j.reason, len(j.inputs))
 		}
-		if err := r.merge(ctx, d, j, rules); err != nil {
+		if uploaded, err = r.merge(ctx, d, j, rules); err != nil {
 			r.noteDamage(ctx, j, err)
 			return fmt.Errorf("merge %d segments (%s): %w", len(j.inputs), j.reason, err)
 		}

@@ -18,7 +18,7 @@ import (
 	"github.com/skaldlog/skald/storage/segment"
 )
 
-// merge does a job:
+// merge does a job and returns the id of the segment it uploaded:
 //
 //  1. merge the inputs into a local file, without the rows that the rules drop;
 //  2. read that file again and account for every row;
@@ -26,7 +26,7 @@ import (
 //  4. upload the file and ask the store for its size: now it has replaced the inputs.
 //
 // A failure up to the upload leaves nothing. One after it leaves what the next round finds.
-func (r *round) merge(ctx context.Context, d *dayState, j *job, u *rules) (err error) {
+func (r *round) merge(ctx context.Context, d *dayState, j *job, u *rules) (id string, err error) {
 	start := time.Now()
 	m := &merging{round: r, d: d, j: j, rules: u, id: ulid.MustNew(ulid.Timestamp(r.now()), rand.Reader).String()}
 	for _, s := range j.inputs {
@@ -37,23 +37,23 @@ func (r *round) merge(ctx context.Context, d *dayState, j *job, u *rules) (err e
 
 	file, err := newTemporary(r.cfg.Dir)
 	if err != nil {
-		return fmt.Errorf("temporary file: %w", err)
+		return "", fmt.Errorf("temporary file: %w", err)
 	}
 	defer func() { err = errors.Join(err, file.Close()) }()
 	if err := m.write(ctx, file); err != nil {
-		return err
+		return "", err
 	}
 	if err := m.check(ctx, file); err != nil {
-		return err
+		return "", err
 	}
 	if err := m.stillLive(ctx); err != nil {
-		return err
+		return "", err
 	}
 	if err := m.upload(ctx, file); err != nil {
-		return err
+		return "", err
 	}
 	m.count(time.Since(start))
-	return nil
+	return m.id, nil
 }
 
 // merging is a merge under way.
