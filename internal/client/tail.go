@@ -56,10 +56,13 @@ func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn
 			}
 			return f(frame)
 		})
+		var broken brokenError
 		switch {
 		case ctx.Err() != nil:
 			return nil
-		case err == nil || !errors.Is(err, errBroken) || !connected || attempt >= maxReconnects:
+		case !connected && errors.As(err, &broken):
+			return broken.cause
+		case err == nil || !errors.As(err, &broken) || attempt >= maxReconnects:
 			return err
 		}
 		attempt++
@@ -82,8 +85,11 @@ func (c *Client) reconnectWait(attempt int) time.Duration {
 	return min(unit<<(attempt-1), 10*unit)
 }
 
-// errBroken marks connections that ended without a close frame and may be opened again.
-var errBroken = errors.New("connection lost")
+// brokenError marks connections that ended without a close frame and may be opened again.
+type brokenError struct{ cause error }
+
+func (e brokenError) Error() string { return "connection lost: " + e.cause.Error() }
+func (e brokenError) Unwrap() error { return e.cause }
 
 // heartbeat is how often a quiet connection is proved alive; one that does not answer for
 // as long again is broken.
@@ -119,7 +125,7 @@ func (c *Client) tailOnce(ctx context.Context, t Tail, up func(), f func(TailFra
 		case errors.As(err, &closed):
 			return fmt.Errorf("the server ended the tail: %s", strings.TrimSpace(closed.Reason))
 		case err != nil:
-			return fmt.Errorf("%w: %w", errBroken, err)
+			return brokenError{err}
 		}
 		frame, err := decodeFrame(msg)
 		if err != nil {
@@ -150,7 +156,7 @@ func (c *Client) dialTail(ctx context.Context, t Tail) (*websocket.Conn, error) 
 		return nil, &StatusError{Status: res.StatusCode, Body: string(body)}
 	}
 	// The websocket library wraps the error of the HTTP client, which names the address.
-	return nil, fmt.Errorf("%w: %w", errBroken, c.unreachable(err))
+	return nil, brokenError{c.unreachable(err)}
 }
 
 // hangUp says goodbye, and does not wait long for an answer.

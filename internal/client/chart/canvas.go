@@ -46,7 +46,7 @@ func (c *canvas) line(series int, points []Point, gap float64, x, y span) {
 	joined := false
 	var before Point
 	for _, p := range points {
-		if !finite(p.V) {
+		if !p.drawn() {
 			joined = false
 			continue
 		}

@@ -130,6 +130,8 @@ func choose(series []Series) ([]Series, int) {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
+func (p Point) drawn() bool { return finite(p.T) && finite(p.V) }
+
 // span is an interval of one axis.
 type span struct{ lo, hi float64 }
 
@@ -137,10 +139,11 @@ func (s *span) add(v float64) { s.lo, s.hi = min(s.lo, v), max(s.hi, v) }
 
 // at is where v stands in the interval, 0 to 1.
 func (s span) at(v float64) float64 {
-	if s.hi == s.lo {
-		return 0
+	// Halves, because the length of an interval may be too large for a number.
+	if length := s.hi/2 - s.lo/2; length > 0 {
+		return min(max((v/2-s.lo/2)/length, 0), 1)
 	}
-	return (v - s.lo) / (s.hi - s.lo)
+	return 0
 }
 
 // extent finds the intervals of both axes. Values are shown from zero on, so that heights
@@ -149,7 +152,7 @@ func extent(series []Series) (x, y span) {
 	x, y = span{math.Inf(1), math.Inf(-1)}, span{0, 0}
 	for _, s := range series {
 		for _, p := range s.Points {
-			if finite(p.V) {
+			if p.drawn() {
 				x.add(p.T)
 				y.add(p.V)
 			}
@@ -178,7 +181,7 @@ func ticksFor(y *span, rows int) []float64 {
 		y.hi = y.lo + 1
 	}
 	want := max(rows/3, 1)
-	raw := (y.hi - y.lo) / float64(want)
+	raw := y.hi/float64(want) - y.lo/float64(want)
 	magnitude := math.Pow(10, math.Floor(math.Log10(raw)))
 	size := 10 * magnitude
 	for _, m := range []float64{1, 2, 2.5, 5} {
@@ -199,6 +202,9 @@ func ticksFor(y *span, rows int) []float64 {
 		}
 		ticks = append(ticks, t)
 	}
+	if len(ticks) < 2 {
+		ticks = append(ticks, y.hi)
+	}
 	return ticks
 }
 
@@ -216,7 +222,13 @@ func Number(v float64) string {
 	if abs >= 1e15 || abs > 0 && abs < 1e-3 {
 		return fmt.Sprintf("%.2g", v)
 	}
-	return trimZeros(fmt.Sprintf("%.3f", v))
+	switch {
+	case abs >= 100:
+		return trimZeros(fmt.Sprintf("%.1f", v))
+	case abs >= 1:
+		return trimZeros(fmt.Sprintf("%.2f", v))
+	}
+	return trimZeros(fmt.Sprintf("%.4f", v))
 }
 
 func trimZeros(s string) string {
