@@ -75,7 +75,11 @@ func clientEnv() conf.Source {
 	for flagName, env := range client.EnvNames {
 		names[flagName] = env
 	}
-	return conf.Source{EnvNames: names}
+	return conf.Source{EnvNames: names, LookupEnv: func(name string) (string, bool) {
+		// As for logcli, an empty variable is none.
+		value := os.Getenv(name)
+		return value, value != ""
+	}}
 }
 
 // clientCommand is what a client command needs once its flags are read.

@@ -36,6 +36,9 @@ func describeAll() []described {
 			d.set, d.src = fs, src
 			fs.VisitAll(func(f *flag.Flag) {
 				kind, usage := flag.UnquoteUsage(f)
+				if b, ok := f.Value.(interface{ IsBoolFlag() bool }); ok && b.IsBoolFlag() {
+					kind = ""
+				}
 				d.flags = append(d.flags, describedFlag{f.Name, usage, kind})
 			})
 		}

@@ -68,7 +68,7 @@ func (o *queryOptions) register(fs *flag.FlagSet) {
 }
 
 func registerLocal(fs *flag.FlagSet, stdin, chart *bool) {
-	fs.BoolVar(stdin, "stdin", false, "ask no server: run the query over the lines of standard input, as in `cat app.log | skald query --stdin '| json | status>=500'`. The selector may be missing. Lines come out as they went in unless --output is given, and all of them unless --limit is")
+	fs.BoolVar(stdin, "stdin", false, "ask no server: run the query over the lines of standard input, as in: cat app.log | skald query --stdin '| json | status>=500'. The selector may be missing. Lines come out as they went in unless --output is given, and all of them unless --limit is")
 	fs.BoolVar(chart, "chart", false, "draw the result of a metric query")
 }
 

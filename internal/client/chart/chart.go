@@ -193,7 +193,9 @@ func ticksFor(y *span, rows int) []float64 {
 	if !finite(size) || size == 0 {
 		return []float64{y.lo, y.hi}
 	}
-	y.lo = math.Floor(y.lo/size) * size
+	if lo := math.Floor(y.lo/size) * size; finite(lo) {
+		y.lo = lo
+	}
 	var ticks []float64
 	for i := 0; i <= rows; i++ {
 		t := y.lo + float64(i)*size
