@@ -316,7 +316,10 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error)
 	go func() { done <- c.Run(ctx) }()
-	for len(w.segments()) != 6 {
+	for deadline := time.Now().Add(time.Minute); len(w.segments()) != 6; {
+		if time.Now().After(deadline) {
+			t.Fatal("Run does nothing")
+		}
 		time.Sleep(5 * time.Millisecond)
 	}
 	cancel()

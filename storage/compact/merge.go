@@ -13,7 +13,6 @@ import (
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
-	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/segment"
 )
@@ -75,8 +74,7 @@ func (m *merging) write(ctx context.Context, file *temporary) error {
 	readers := make([]*segment.Reader, len(m.j.inputs))
 	for i, s := range m.j.inputs {
 		var err error
-		src := &window{Source: storage.NewSource(m.store, s.ref)}
-		if readers[i], err = segment.Open(ctx, src, segment.ReaderOptions{}); err != nil {
+		if readers[i], err = segment.Open(ctx, m.source(s), segment.ReaderOptions{}); err != nil {
 			return err
 		}
 		if err := m.countExpired(ctx, readers[i]); err != nil {

@@ -12,7 +12,6 @@ import (
 
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
-	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/segment"
 )
@@ -198,7 +197,7 @@ func (r *round) next(ctx context.Context, d *dayState, u *rules) (*job, error) {
 // dirty reports whether a segment has a row that the rules drop. The stream table decides
 // about retention; for requests, blocks are read up to the first such row.
 func (r *round) dirty(ctx context.Context, s *seg, u *rules) (bool, error) {
-	reader, err := segment.Open(ctx, &window{Source: storage.NewSource(r.store, s.ref)}, segment.ReaderOptions{})
+	reader, err := segment.Open(ctx, r.source(s), segment.ReaderOptions{})
 	if err != nil {
 		return false, err
 	}

@@ -8,13 +8,23 @@ import (
 	"strings"
 	"sync"
 
+	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/object"
 	"github.com/skaldlog/skald/storage/segment"
 )
 
-// readAhead is how much is fetched at once while a segment is merged. Blocks are read in
-// order and are a tenth of it, so an object store gets a tenth of the requests.
+// readAhead is how much of a remote segment is fetched at once while it is merged. Blocks
+// are read in order and are a tenth of it, so the store gets a tenth of the requests.
 const readAhead = 1 << 20
+
+// source returns the bytes of a segment that will be read in order.
+func (c *Compactor) source(s *seg) segment.Source {
+	src := storage.NewSource(c.store, s.ref)
+	if !object.Remote(c.store) {
+		return src
+	}
+	return &window{Source: src}
+}
 
 // window is a Source that reads ahead.
 type window struct {
