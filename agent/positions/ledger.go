@@ -78,12 +78,12 @@ func (l *Ledger) record() Record {
 }
 
 // Update sets what was learned about the file. The offset and the stamps do not change.
-func (l *Ledger) Update(id ID, fp Fingerprint, realPath string, modified int64) {
+func (l *Ledger) Update(fp Fingerprint, realPath string, modified int64) {
 	s := l.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	same := l.rec.ID == id && l.rec.Fingerprint == fp && l.rec.Real == realPath
-	l.rec.ID, l.rec.Fingerprint, l.rec.Real, l.rec.Modified = id, fp, realPath, modified
+	same := l.rec.Fingerprint == fp && l.rec.Real == realPath
+	l.rec.Fingerprint, l.rec.Real, l.rec.Modified = fp, realPath, modified
 	if !same && !l.gone {
 		s.logRecord(l)
 	}

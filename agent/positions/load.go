@@ -38,7 +38,7 @@ func (s *Store) load() (found bool, err error) {
 		snap = prev
 	}
 	for _, r := range snap.Records {
-		s.ledgers[r.N] = &Ledger{store: s, rec: r}
+		s.put(&Ledger{store: s, rec: r})
 		s.next = max(s.next, r.N+1)
 	}
 	s.next = max(s.next, snap.Next)
@@ -141,7 +141,7 @@ func (s *Store) apply(event []byte) error {
 		if err := json.Unmarshal(event[2:], &r); err != nil {
 			return err
 		}
-		s.ledgers[r.N] = &Ledger{store: s, rec: r}
+		s.put(&Ledger{store: s, rec: r})
 		s.next = max(s.next, r.N+1)
 	case 'c':
 		var kv [2]string
@@ -171,7 +171,9 @@ func (s *Store) apply(event []byte) error {
 			return err
 		}
 		if event[0] == 'd' {
-			delete(s.ledgers, n)
+			if l := s.ledgers[n]; l != nil {
+				s.drop(l)
+			}
 		} else if l := s.ledgers[n]; l != nil {
 			l.rec.Finished = true
 		}

@@ -40,6 +40,8 @@ type Store struct {
 
 	mu       sync.Mutex // guards all below, and the ledgers
 	ledgers  map[uint64]*Ledger
+	byID     map[ID][]*Ledger
+	byKey    map[Key][]*Ledger
 	claimed  map[uint64]bool
 	cursors  map[string]string
 	next     uint64
@@ -77,7 +79,7 @@ func Open(filename string, opts Options) (*Store, error) {
 	s := &Store{
 		opts: opts, promtail: filename, next: 1,
 		base:    strings.TrimSuffix(strings.TrimSuffix(filename, ".yaml"), ".yml") + ".skald",
-		ledgers: map[uint64]*Ledger{}, claimed: map[uint64]bool{}, cursors: map[string]string{},
+		ledgers: map[uint64]*Ledger{}, byID: map[ID][]*Ledger{}, byKey: map[Key][]*Ledger{}, claimed: map[uint64]bool{}, cursors: map[string]string{},
 	}
 	if !opts.ReadOnly {
 		if err := os.MkdirAll(filepath.Dir(filename), 0o755); err != nil {
@@ -113,9 +115,9 @@ func (s *Store) Claim(key Key) []*Ledger {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []*Ledger
-	for n, l := range s.ledgers {
-		if l.rec.Key == key && !s.claimed[n] {
-			s.claimed[n] = true
+	for _, l := range s.byKey[key] {
+		if !s.claimed[l.rec.N] {
+			s.claimed[l.rec.N] = true
 			out = append(out, l)
 		}
 	}
@@ -129,8 +131,8 @@ func (s *Store) Find(client, job string, id ID) []Record {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []Record
-	for _, l := range s.ledgers {
-		if l.rec.ID == id && l.rec.Client == client && l.rec.Job == job {
+	for _, l := range s.byID[id] {
+		if l.rec.Client == client && l.rec.Job == job {
 			r := l.record()
 			r.Finished = r.Finished || l.finishing
 			out = append(out, r)
@@ -159,7 +161,7 @@ func (s *Store) Track(rec Record) *Ledger {
 	rec.N = s.next
 	s.next++
 	l := &Ledger{store: s, rec: rec}
-	s.ledgers[rec.N] = l
+	s.put(l)
 	s.claimed[rec.N] = true
 	s.logRecord(l)
 	return l
@@ -184,9 +186,32 @@ func (s *Store) forget(l *Ledger) {
 		return
 	}
 	l.gone = true
-	delete(s.ledgers, l.rec.N)
+	s.drop(l)
 	delete(s.claimed, l.rec.N)
 	s.logf("d %d", l.rec.N)
+}
+
+// put enters a ledger, in place of one with the same number.
+func (s *Store) put(l *Ledger) {
+	if old := s.ledgers[l.rec.N]; old != nil {
+		s.drop(old)
+	}
+	s.ledgers[l.rec.N] = l
+	s.byID[l.rec.ID] = append(s.byID[l.rec.ID], l)
+	s.byKey[l.rec.Key] = append(s.byKey[l.rec.Key], l)
+}
+
+func (s *Store) drop(l *Ledger) {
+	delete(s.ledgers, l.rec.N)
+	without(s.byID, l.rec.ID, l)
+	without(s.byKey, l.rec.Key, l)
+}
+
+func without[K comparable](m map[K][]*Ledger, k K, l *Ledger) {
+	list := slices.DeleteFunc(m[k], func(o *Ledger) bool { return o == l })
+	if m[k] = list; len(list) == 0 {
+		delete(m, k)
+	}
 }
 
 // Cursor returns the position of a source that is no file, "" when there is none.

@@ -112,7 +112,7 @@ func (g *generation) look() (same bool, err error) {
 	}
 	if len(head) > g.fp.Len {
 		g.fp = fingerprint(head)
-		g.ledger.Update(g.id, g.fp, g.path, g.mtime)
+		g.ledger.Update(g.fp, g.path, g.mtime)
 	}
 	return true, nil
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"math"
+	"os"
 	"path/filepath"
 	"sync/atomic"
 	"time"
@@ -49,6 +50,10 @@ func (l *tailLog) turn(buf []byte) outcome {
 		l.resolve(now)
 		l.t.store.Flush() // a kill must not forget which files there were
 	}
+	if l.asleep() {
+		l.publish(now)
+		return outcome{due: math.MaxInt64}
+	}
 	if l.consumer == nil && len(l.gens)+len(l.late) > 0 {
 		l.consumer = l.target.Consumer(l.path)
 	}
@@ -68,6 +73,20 @@ func (l *tailLog) turn(buf []byte) outcome {
 		return outcome{more: true}
 	}
 	return l.rest(now, due)
+}
+
+// asleep reports whether the log's only file is closed and has not changed since.
+func (l *tailLog) asleep() bool {
+	if len(l.late) > 0 || len(l.gens) != 1 || l.gens[0].f != nil || l.gens[0].replaced || l.consumer != nil {
+		return false
+	}
+	g := l.gens[0]
+	fi, err := os.Stat(l.path)
+	if err != nil {
+		return false
+	}
+	st := statOf(fi)
+	return st.id == g.id && st.size == g.size && st.mtime == g.mtime && !g.unread()
 }
 
 // readFirst reads from the oldest generation and moves to the next when it has come to its
@@ -155,7 +174,7 @@ func (l *tailLog) finish(g *generation, buf []byte) {
 	}
 	l.t.closeFile(g)
 	l.t.disown(l, g)
-	g.ledger.Update(g.id, g.fp, g.path, g.mtime)
+	g.ledger.Update(g.fp, g.path, g.mtime)
 	g.ledger.Finish()
 }
 
@@ -337,6 +356,9 @@ func (t *Tailer) limitOpen(self *tailLog) {
 			}
 			l.closeFiles()
 			l.isOpen = len(l.late) > 0
+			if l.consumer != nil && !l.consumer.Pending() {
+				l.consumer = nil
+			}
 		}
 	}
 }

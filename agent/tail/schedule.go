@@ -153,35 +153,52 @@ func (t *Tailer) at(l *tailLog, due int64) {
 		s.due = due
 		heap.Fix(&t.mu.timers, s.index)
 	}
+	if due != 0 && s.due == due && s.index == 0 {
+		select {
+		case t.sooner <- struct{}{}:
+		default: // runTimers will look anyway
+		}
+	}
 }
 
-// timerTick is how exactly deadlines are kept.
+// timerTick is how exactly deadlines are kept: those that are close together are met together.
 const timerTick = 10 * time.Millisecond
 
-// runTimers wakes the logs whose time has come.
+// runTimers wakes the logs whose time has come. It sleeps until the next is due.
 func (t *Tailer) runTimers(ctx context.Context) {
-	tick := time.NewTicker(timerTick)
-	defer tick.Stop()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-t.sooner:
+		case <-timer.C:
 		}
-		now := time.Now().UnixNano()
-		t.mu.Lock()
-		for len(t.mu.timers) > 0 && t.mu.timers[0].sched.due <= now {
-			l := t.mu.timers[0]
-			t.at(l, 0)
-			switch l.sched.state {
-			case idle:
-				t.enqueue(l)
-			case running:
-				l.sched.again = true
-			}
+		if next := t.fire(time.Now().UnixNano()); next > 0 {
+			timer.Reset(max(time.Until(time.Unix(0, next)), timerTick))
 		}
-		t.mu.Unlock()
 	}
+}
+
+// fire wakes the logs that are due and returns when the next one is, 0 when there is none.
+func (t *Tailer) fire(now int64) (next int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for len(t.mu.timers) > 0 && t.mu.timers[0].sched.due <= now {
+		l := t.mu.timers[0]
+		t.at(l, 0)
+		switch l.sched.state {
+		case idle:
+			t.enqueue(l)
+		case running:
+			l.sched.again = true
+		}
+	}
+	if len(t.mu.timers) == 0 {
+		return 0
+	}
+	return t.mu.timers[0].sched.due
 }
 
 // timerHeap orders logs by due time.

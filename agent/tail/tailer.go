@@ -73,7 +73,7 @@ type Config struct {
 	// Interval is the least time between two turns of a log that has caught up, so that a
 	// writer of many small pieces is read in few large ones. Default 50 ms.
 	Interval time.Duration
-	// MaxOpen bounds the descriptors. Default: half of what the process may have, at most 4096.
+	// MaxOpen bounds the descriptors. Default: half of what the process may have, at most 1024.
 	MaxOpen int
 	// Buffer is what a turn reads at most, in bytes. Default 256 KiB.
 	Buffer int
@@ -101,7 +101,7 @@ func (c *Config) defaults() {
 		c.MaxOpen = 512
 		var lim unix.Rlimit
 		if unix.Getrlimit(unix.RLIMIT_NOFILE, &lim) == nil {
-			c.MaxOpen = int(min(lim.Cur/2, 4096))
+			c.MaxOpen = int(min(lim.Cur/2, 1024))
 		}
 	}
 	if c.Buffer <= 0 {
@@ -152,6 +152,7 @@ type Tailer struct {
 	}
 	work   *sync.Cond // on mu: the queue may have something
 	rescan chan struct{}
+	sooner chan struct{} // the first deadline has changed
 }
 
 // target is a Target with its patterns compiled.
@@ -173,7 +174,7 @@ type fileKey struct {
 // New returns a tailer; an invalid pattern is an error. Nothing happens before Run.
 func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) {
 	cfg.defaults()
-	t := &Tailer{cfg: cfg, store: store, log: cfg.Logger, rescan: make(chan struct{}, 1)}
+	t := &Tailer{cfg: cfg, store: store, log: cfg.Logger, rescan: make(chan struct{}, 1), sooner: make(chan struct{}, 1)}
 	t.work = sync.NewCond(&t.mu)
 	t.mu.logs = map[positions.Key]*tailLog{}
 	t.mu.names = map[string][]*tailLog{}
