@@ -117,8 +117,8 @@ func TestPages(t *testing.T) {
 			if rnd.IntN(3) == 0 {
 				ts += rnd.Int64N(3)
 			}
-			// The same line in different streams, at often the same time.
-			s.entries = append(s.entries, Entry{ts, map[string]string{"s": strconv.Itoa(i)}, strconv.Itoa(rnd.IntN(2))})
+			// The same line in different streams, or twice in one, at often the same time.
+			s.entries = append(s.entries, Entry{ts, map[string]string{"s": strconv.Itoa(rnd.IntN(3))}, strconv.Itoa(rnd.IntN(2))})
 		}
 		most := mostAtOneTime(s.entries)
 		if rnd.IntN(2) == 0 {
