@@ -113,7 +113,7 @@ func TestPages(t *testing.T) {
 		s := &fakeServer{}
 		n := 1 + rnd.IntN(120)
 		ts := int64(1000)
-		for i := range n {
+		for range n {
 			if rnd.IntN(3) == 0 {
 				ts += rnd.Int64N(3)
 			}
