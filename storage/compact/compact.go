@@ -88,7 +88,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.DurationVar(&c.DeleteDelay, "compact.delete-delay", defaultDeleteDelay, "How long segments stay after they were merged into another. It must exceed the catalog's cache time and the longest query together, or queries fail now and then and have to be repeated.")
 	fs.DurationVar(&c.CancelPeriod, "compact.delete-request-cancel-period", defaultCancelPeriod, "How long a delete request can be canceled. Queries do not see its rows from the start; objects lose them after this period, or after -compact.delete-delay if that is longer. It must also exceed the time that ingesters take to upload.")
 	fs.BoolVar(&c.Retention, "compact.retention-enabled", true, "Delete rows whose retention period is over or that a delete request names. Without it objects keep everything.")
-	fs.BoolVar(&c.Verify, "compact.verify", true, "Read each merged segment again and check it before it replaces others. It costs about half as much CPU as the merge.")
+	fs.BoolVar(&c.Verify, "compact.verify", false, "Read each merged segment again, wholly, and check it before it replaces others. It costs nearly as much CPU as the merge, and some more memory. Rows are counted in any case.")
 }
 
 const (

@@ -215,6 +215,7 @@ func TestHistories(t *testing.T) {
 		rnd := rand.New(rand.NewPCG(11, uint64(seed)))
 		w := newWorld(t)
 		w.cfg.MaxInputs, w.cfg.Verify = 2+rnd.IntN(4), false
+		w.remote = seed%2 == 0
 		all := rows(200, w.today())
 		var stored []row
 		for range 25 {

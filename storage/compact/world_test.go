@@ -69,6 +69,7 @@ type world struct {
 	t      testing.TB
 	store  *object.Faulty
 	below  *counting
+	remote bool // the compactor's store pretends to be far away
 	offset time.Duration
 	limits limits.Limits
 	cfg    Config
@@ -99,6 +100,10 @@ func (c *counting) Delete(ctx context.Context, key object.Key) error {
 	return c.Store.Delete(ctx, key)
 }
 
+type remote struct{ object.Store }
+
+func (remote) Remote() bool { return true }
+
 func (w *world) now() time.Time { return time.Now().Add(w.offset) }
 
 // today is the day in which tests' rows lie; it ended two days ago.
@@ -112,7 +117,11 @@ func (w *world) For(model.Tenant) *limits.Limits { return &w.limits }
 
 // compactor returns a new one, as after a crash: all it knows is in the store.
 func (w *world) compactor() *Compactor {
-	c := New(w.cfg, w.store, nil, w, w.deletes(), compileTest, nil, nil)
+	var store object.Store = w.store
+	if w.remote {
+		store = remote{store}
+	}
+	c := New(w.cfg, store, nil, w, w.deletes(), compileTest, nil, nil)
 	c.now, c.deletes.now = w.now, w.now
 	return c
 }
