@@ -25,7 +25,7 @@ import (
 const (
 	maxTailDelay    = 5 * time.Second
 	tailPing        = time.Second
-	tailWriteWait   = 10 * time.Second
+	tailWriteWait   = time.Minute // a reader that takes nothing for so long is cut off
 	tailPongWait    = time.Minute // a slow reader gets to the ping only after what was sent before it
 	maxFrameEntries = 100
 )

@@ -246,7 +246,7 @@ func TestSlowTailIsTold(t *testing.T) {
 		t.Fatal(err)
 	}
 	// More than the sockets and the subscription hold.
-	const pushes, perPush = 400, 10
+	const pushes, perPush = 250, 10
 	text := strings.Repeat("x", 16<<10)
 	base := time.Now().UnixNano()
 	for n := range pushes {
