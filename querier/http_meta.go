@@ -298,7 +298,7 @@ func (q *Querier) serveFormat(w http.ResponseWriter, r *http.Request) error {
 }
 
 // Build describes the running program to clients that ask.
-var Build = struct{ Version, Revision, Branch, User, Date string }{Version: "3.7.6"}
+var Build = struct{ Version, Revision, Branch, User, Date string }{Version: "dev"}
 
 // serveBuildInfo names the version of Loki whose behaviour is served, because clients
 // switch features on by it; Skald's own version is beside it.

@@ -229,8 +229,8 @@ func TestTailJoinsHistoryAndPresent(t *testing.T) {
 				return
 			}
 			slices.Sort(got)
-			if len(slices.Compact(got)) != want {
-				t.Errorf("tail %d: %d lines, want %d different ones", i, len(slices.Compact(got)), want)
+			if different := len(slices.Compact(got)); different != want {
+				t.Errorf("tail %d: %d different lines, want %d", i, different, want)
 			}
 		})
 	}

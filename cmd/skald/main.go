@@ -24,6 +24,7 @@ import (
 	"syscall"
 
 	"github.com/skaldlog/skald/internal/conf"
+	"github.com/skaldlog/skald/querier"
 )
 
 // version is set by the linker.
@@ -70,6 +71,7 @@ func (e usageError) Unwrap() error { return e.err }
 func badUsage(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 func main() {
+	querier.Build.Version = version
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 	go func() {

@@ -65,7 +65,8 @@ func parseTenants(auth bool, header string) ([]model.Tenant, error) {
 }
 
 // WriteError answers with err's text as plain text and the status of its kind, the way
-// Loki's read endpoints do: no line feed at the end. A client that is gone gets nothing.
+// Loki's read endpoints do: no line feed at the end, but for a missing tenant, which Loki
+// notices before it reaches them. A client that is gone gets nothing.
 func WriteError(w http.ResponseWriter, err error) {
 	h := w.Header()
 	h.Del("Content-Encoding")
@@ -77,5 +78,9 @@ func WriteError(w http.ResponseWriter, err error) {
 		h.Set("Retry-After", "1")
 	}
 	w.WriteHeader(status)
-	_, _ = io.WriteString(w, err.Error())
+	text := err.Error()
+	if fault.Of(err) == fault.Unauthenticated {
+		text += "\n"
+	}
+	_, _ = io.WriteString(w, text)
 }
