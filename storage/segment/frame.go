@@ -60,6 +60,10 @@ const (
 var encoderLevels = [...]zstd.EncoderLevel{ZstdDefault: zstd.SpeedDefault, ZstdFastest: zstd.SpeedFastest,
 	ZstdBetter: zstd.SpeedBetterCompression, ZstdBest: zstd.SpeedBestCompression}
 
+// encoderWindow is as large as a block's lines need; a larger one compresses no better and
+// keeps a larger history for each of the encoder's goroutines.
+const encoderWindow = 2 << 20
+
 // An encoder is a few megabytes of tables, so all writers of a level share one; it
 // works for as many goroutines at a time as there are processors.
 var encoders [len(encoderLevels)]struct {
@@ -71,7 +75,7 @@ func encoder(level ZstdLevel) *zstd.Encoder {
 	e := &encoders[level]
 	e.once.Do(func() {
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(encoderLevels[level]),
-			zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithZeroFrames(true))
+			zstd.WithWindowSize(encoderWindow), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithZeroFrames(true))
 		if err != nil {
 			panic("segment: zstd options: " + err.Error()) // constant options
 		}

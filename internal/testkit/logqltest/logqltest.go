@@ -65,7 +65,7 @@ type Open func(t *testing.T, streams []model.Stream) scan.Selector
 // Run runs all scripts, each as a subtest.
 func Run(t *testing.T, open Open) {
 	t.Helper()
-	files, err := fs.Glob(testdata, "testdata/*.test")
+	files, err := fs.Glob(testdata, "testdata/*.txt")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -74,7 +74,7 @@ func Run(t *testing.T, open Open) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Run(strings.TrimSuffix(path.Base(name), ".test"), func(t *testing.T) {
+		t.Run(strings.TrimSuffix(path.Base(name), ".txt"), func(t *testing.T) {
 			s := script{t: t, name: path.Base(name), open: open}
 			s.run(string(raw))
 		})
