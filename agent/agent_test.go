@@ -93,3 +93,28 @@ func TestCRI(t *testing.T) {
 		t.Errorf("stderr (-want +got):\n%s", diff)
 	}
 }
+
+// A file that comes back, and one that gets the inode of a file that is gone, are read.
+func TestFileComesBack(t *testing.T) {
+	s, dir := newSink(t), t.TempDir()
+	path, cfg := filepath.Join(dir, "logs/app.log"), testConfig(t, s.URL, dir, "")
+	appendFile(t, path, "one\n")
+	_, stop := start(t, cfg, Options{})
+	eventually(t, "a line", func() bool { return len(s.lines()) == 1 })
+	stop()
+	appendFile(t, path, "two\n")
+	away := filepath.Join(dir, "away")
+	if err := os.Rename(path, away); err != nil {
+		t.Fatal(err)
+	}
+	appendFile(t, path, "three\n")
+	_, stop = start(t, cfg, Options{})
+	eventually(t, "the new file", func() bool { return s.lines()["three"] > 0 })
+	stop()
+	if err := os.Rename(away, path); err != nil {
+		t.Fatal(err)
+	}
+	_, stop = start(t, cfg, Options{})
+	eventually(t, "the old file's rest", func() bool { return s.lines()["two"] > 0 })
+	stop()
+}

@@ -117,6 +117,22 @@ func (l *Ledger) Forget() {
 	l.store.forget(l)
 }
 
+// Bury says that the file is gone. The record stays, without identity: it shows that the path
+// has been followed, and matches no file that gets the same inode.
+func (l *Ledger) Bury() {
+	s := l.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.gone {
+		return
+	}
+	s.drop(l)
+	l.rec.ID, l.rec.Fingerprint, l.rec.Stamps = ID{}, Fingerprint{}, nil
+	l.finishing, l.rec.Finished = true, true
+	s.put(l)
+	s.logRecord(l)
+}
+
 // advance moves the position over released spans, to the last place where reading can begin.
 func (l *Ledger) advance() {
 	n := 0

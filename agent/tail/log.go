@@ -271,7 +271,7 @@ func (l *tailLog) lose(g *generation) {
 			"read", g.off, "size", g.size)
 	}
 	l.t.disown(l, g)
-	g.ledger.Forget()
+	g.ledger.Bury()
 }
 
 // openAll opens the generations to be read and those that may vanish.

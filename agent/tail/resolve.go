@@ -201,7 +201,7 @@ func (l *tailLog) restore(now int64) {
 				l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
 					"path", rec.Real, "log", l.path, "position", rec.Offset)
 			}
-			ledger.Forget()
+			ledger.Bury()
 			continue
 		}
 		if !l.t.own(l, c.st.id) {

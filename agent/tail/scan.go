@@ -245,8 +245,17 @@ func (t *Tailer) unname(l *tailLog) {
 	}
 }
 
-// purge forgets the records of files that were read to their end and are gone.
+// rememberFor is how long a path is known to have been followed after its last file is gone.
+const rememberFor = 24 * time.Hour
+
+// purge forgets the records of files that were read to their end and are gone. The newest
+// one of a path stays for a while: it tells which files beside the path belong to it.
 func (t *Tailer) purge() {
+	newest := map[positions.Key]uint64{}
+	for _, r := range t.store.Records(t.cfg.Client) {
+		newest[r.Key] = max(newest[r.Key], r.N)
+	}
+	recent := time.Now().Add(-rememberFor).UnixNano()
 	present := map[string]map[positions.ID]bool{} // by directory
 	t.store.Purge(t.cfg.Client, func(r positions.Record) bool {
 		dir := filepath.Dir(r.Real)
@@ -264,6 +273,6 @@ func (t *Tailer) purge() {
 			}
 			present[dir] = ids
 		}
-		return ids[r.ID]
+		return ids[r.ID] || r.N == newest[r.Key] && r.Modified > recent && len(ids) > 0
 	})
 }
