@@ -6,7 +6,7 @@ SKALD     := $(BIN)/skald
 VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo dev)
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 30s
-VERSITYGW := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
 
 .DEFAULT_GOAL := help
 .PHONY: help run build test race lint fuzz bench s3 clean
@@ -42,7 +42,7 @@ bench: ## run every Go benchmark once; bench/README.md has the whole-system runs
 	$(GO) test -run '^$$' -bench . -benchtime 1x ./...
 
 s3: ## install the S3 server that the storage tests use (they skip without it)
-	GOBIN=$(abspath $(BIN)) $(GO) install $(VERSITYGW)
+	GOBIN=$(abspath $(BIN)) $(GO) install $(S3_SERVER)
 
 clean: ## remove what was built
 	rm -rf $(BIN)
