@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -12,6 +13,7 @@ import (
 	"sync"
 
 	"github.com/skaldlog/skald/agent"
+	"github.com/skaldlog/skald/agent/journal"
 	"github.com/skaldlog/skald/distributor"
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -56,7 +58,8 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	announce(std, n, acfg)
+	withJournal := len(paths) == 0 && journal.Present()
+	announce(std, n, acfg, withJournal)
 
 	// The agent stops first: what it has read is then acknowledged or will be read again.
 	var wg sync.WaitGroup
@@ -69,7 +72,12 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 		defer stopAgent()
 		nodeErr = n.run(nodeCtx)
 	})
+	var readers sync.WaitGroup
+	if withJournal {
+		readers.Go(func() { _ = journal.Run(agentCtx, localJournal(n, acfg, logger)) }) // it ends with the context
+	}
 	agentErr := a.Run(agentCtx)
+	readers.Wait()
 	stopNode()
 	wg.Wait()
 	return errors.Join(ignoreCanceled(agentErr), nodeErr)
@@ -118,6 +126,15 @@ func localAgent(dataDir string, paths []string) (*agent.Config, error) {
 	return cfg, nil
 }
 
+// localJournal is what of the systemd journal is read, beside the files.
+func localJournal(n *node, cfg *agent.Config, logger *slog.Logger) journal.Config {
+	return journal.Config{
+		CursorFile: filepath.Join(filepath.Dir(cfg.Positions.Filename), "journal.cursor"),
+		Labels:     map[string]string{"job": "systemd-journal", "host": cfg.ScrapeConfigs[0].Static[0].Labels["host"]},
+		Tenant:     model.DefaultTenant, Push: n.distributor, Logger: logger,
+	}
+}
+
 // globs turns arguments into patterns: a directory stands for the *.log files under it.
 func globs(paths []string) ([]string, error) {
 	if len(paths) == 0 {
@@ -142,10 +159,13 @@ func globs(paths []string) ([]string, error) {
 }
 
 // announce is what a newcomer sees first.
-func announce(std stdio, n *node, cfg *agent.Config) {
+func announce(std stdio, n *node, cfg *agent.Config, withJournal bool) {
 	var patterns []string
 	for _, g := range cfg.ScrapeConfigs[0].Static {
 		patterns = append(patterns, g.Labels["__path__"])
+	}
+	if withJournal {
+		patterns = append(patterns, `the systemd journal as {job="systemd-journal"}`)
 	}
 	addr := n.http.Addr().(*net.TCPAddr)
 	host := addr.IP.String()
