@@ -73,13 +73,23 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	defer batch.Release()
 	d.metrics.received.Add(float64(batch.Size()))
 	err = d.push(r.Context(), id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata)
-	if err != nil && fault.Of(err) != fault.Invalid && fault.Of(err) != fault.RateLimited {
+	if err != nil && !refusal(err) {
 		d.logger.Warn("push failed", "tenant", id, "format", format, "err", err)
 	}
 	if wait := time.Duration(d.limits.For(id).SimulatedPushLatency); wait > 0 {
 		pause(r.Context(), wait)
 	}
 	return err
+}
+
+// refusal reports whether a push failed for a reason that lies with the client: it is told,
+// and the counters say how often.
+func refusal(err error) bool {
+	switch fault.Of(err) {
+	case fault.Invalid, fault.Unprocessable, fault.TooLarge, fault.RateLimited:
+		return true
+	}
+	return false
 }
 
 func pause(ctx context.Context, wait time.Duration) {
