@@ -242,7 +242,7 @@ func unpackGzip(r io.Reader) (io.Reader, func(), error) {
 	z := gzipReaders.Get().(*gzip.Reader)
 	if err := z.Reset(r); err != nil {
 		gzipReaders.Put(z)
-		return nil, nil, fault.Wrap(fault.Invalid, err)
+		return nil, nil, fault.New(fault.Invalid, "the body is not gzip, as Content-Encoding says: %w", err)
 	}
 	return z, func() { gzipReaders.Put(z) }, nil
 }
