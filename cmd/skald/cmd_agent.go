@@ -5,11 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/url"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	promconfig "github.com/prometheus/common/config"
 
 	"github.com/skaldlog/skald/agent"
 	"github.com/skaldlog/skald/internal/conf"
@@ -88,11 +86,9 @@ func (o *agentOptions) load(fs *flag.FlagSet) (*agent.Config, error) {
 		return nil, err
 	}
 	if o.clientURL != "" {
-		u, err := url.Parse(o.clientURL)
-		if err != nil || u.Host == "" {
-			return nil, fmt.Errorf("-client.url=%s: expected a URL such as http://localhost:3100/loki/api/v1/push", o.clientURL)
+		if err := cfg.AddClient(o.clientURL); err != nil {
+			return nil, fmt.Errorf("-client.url: %w", err)
 		}
-		cfg.Clients = append(cfg.Clients, agent.Client{URL: agent.URL{URL: u}, HTTP: promconfig.DefaultHTTPClientConfig})
 	}
 	given := map[string]bool{}
 	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
