@@ -39,7 +39,12 @@ type metadataColumn struct {
 }
 
 var (
-	bytePool   = sync.Pool{New: func() any { return new([]byte) }} // fetched frames, decoded small columns
+	// Buffers of one use are of one size, more or less; a pool that mixed them would hand
+	// out small ones where large ones are wanted, and most would be allocated anew.
+	framePool  = sync.Pool{New: func() any { return new([]byte) }} // as fetched
+	bytePool   = sync.Pool{New: func() any { return new([]byte) }} // decoded small columns
+	textPool   = sync.Pool{New: func() any { return new([]byte) }} // lines before their fields are put back
+	idPool     = sync.Pool{New: func() any { return new([]byte) }}
 	linePool   = sync.Pool{New: func() any { return new([]byte) }}
 	int64Pool  = sync.Pool{New: func() any { return new([]int64) }}
 	uint32Pool = sync.Pool{New: func() any { return new([]uint32) }}
@@ -93,7 +98,7 @@ func (b *block) Release() {
 
 func (b *block) dropFrames() {
 	for _, p := range b.buffers {
-		bytePool.Put(p)
+		framePool.Put(p)
 	}
 	b.buffers, b.frames = nil, nil
 }
@@ -178,7 +183,7 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 			}
 			end = off + int64(n)
 		}
-		buf := pooled[byte](&bytePool, int(end-start))
+		buf := pooled[byte](&framePool, int(end-start))
 		b.buffers = append(b.buffers, buf)
 		if err := b.r.read(ctx, *buf, start, b.stats); err != nil {
 			b.dropFrames()

@@ -370,9 +370,9 @@ func tokenIn(p []byte) int {
 // decodeFields appends the lines to dst, whose capacity is enough for all of them.
 func decodeFields(dst, body []byte, times []int64, offsets []uint32) ([]byte, error) {
 	n := int(offsets[len(offsets)-1])
-	text, ids := bytePool.Get().(*[]byte), bytePool.Get().(*[]byte)
-	defer bytePool.Put(text)
-	defer bytePool.Put(ids)
+	text, ids := textPool.Get().(*[]byte), idPool.Get().(*[]byte)
+	defer textPool.Put(text)
+	defer idPool.Put(ids)
 	f := fields{b: body}
 	*text = f.packed((*text)[:0], 2*n) // at most every byte is escaped
 	*ids = f.packed((*ids)[:0], n)
