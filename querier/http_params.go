@@ -1,7 +1,6 @@
 package querier
 
 import (
-	"fmt"
 	"math"
 	"net/http"
 	"strconv"
@@ -179,5 +178,3 @@ func encodingFlags(r *http.Request) (flags []string, categorize bool) {
 	}
 	return flags, categorize
 }
-
-func seconds(ns int64) string { return fmt.Sprintf("%d", ns/int64(time.Second)) }

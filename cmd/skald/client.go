@@ -49,14 +49,14 @@ type clientOptions struct {
 
 func (o *clientOptions) register(fs *flag.FlagSet) {
 	o.conn.RegisterFlags(fs)
-	alias(fs, "quiet", "q", func(name string) {
+	alias("quiet", "q", func(name string) {
 		fs.BoolVar(&o.quiet, name, false, "print results only: no label summaries, no hints, no progress")
 	})
 	fs.BoolVar(&o.stats, "stats", false, "print what the query cost, on standard error")
-	alias(fs, "output", "o", func(name string) {
+	alias("output", "o", func(name string) {
 		fs.StringVar(&o.output, name, "default", "`mode`: default (time, labels, line), raw (the line alone) or jsonl")
 	})
-	alias(fs, "timezone", "z", func(name string) { fs.StringVar(&o.timezone, name, "Local", "`zone` of printed times: Local or UTC") })
+	alias("timezone", "z", func(name string) { fs.StringVar(&o.timezone, name, "Local", "`zone` of printed times: Local or UTC") })
 	fs.StringVar(&o.timeStyle, "output-timestamp-format", "rfc3339", "`style` of printed times: rfc3339, rfc3339nano, rfc822z, rfc1123z, stampmicro, stampmilli, stampnano or unixdate")
 	fs.StringVar(&o.color, "color", "auto", "`when` to colour: auto (on a terminal), always or never")
 	fs.StringVar(&o.logLevel, "log.level", "error", "accepted for logcli's sake; Skald's client logs nothing else")
@@ -64,7 +64,8 @@ func (o *clientOptions) register(fs *flag.FlagSet) {
 	fs.StringVar(&o.memProfile, "memprofile", "", "write a memory profile of the client to this `file`")
 }
 
-func alias(_ *flag.FlagSet, long, short string, declare func(name string)) {
+// alias declares a flag under two names.
+func alias(long, short string, declare func(name string)) {
 	declare(long)
 	declare(short)
 }

@@ -61,8 +61,8 @@ func (o *queryOptions) register(fs *flag.FlagSet) {
 	fs.DurationVar(&o.interval, "interval", 0, "keep only lines at least so far apart")
 	fs.BoolVar(&o.forward, "forward", false, "with a limit, print the oldest lines of the range rather than the newest")
 	fs.BoolVar(&o.newestFirst, "newest-first", false, "print the newest line first, as logcli does")
-	alias(fs, "tail", "t", func(name string) { fs.BoolVar(&o.tail, name, false, "print lines as they arrive") })
-	alias(fs, "follow", "f", func(name string) { fs.BoolVar(&o.follow, name, false, "the same as --tail") })
+	alias("tail", "t", func(name string) { fs.BoolVar(&o.tail, name, false, "print lines as they arrive") })
+	alias("follow", "f", func(name string) { fs.BoolVar(&o.follow, name, false, "the same as --tail") })
 	fs.IntVar(&o.delayFor, "delay-for", 0, "with --tail: wait so many `seconds` for late lines, at most 5")
 	registerLocal(fs, &o.stdin, &o.chart)
 }
