@@ -125,6 +125,15 @@ func (s *Store) Claim(key Key) []*Ledger {
 	return out
 }
 
+// Unclaim lets the ledgers of a log be claimed again.
+func (s *Store) Unclaim(key Key) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, l := range s.byKey[key] {
+		delete(s.claimed, l.rec.N)
+	}
+}
+
 // Find returns the records of a client's job for files with the given identity. Finished
 // includes those that are read to their end and not yet acknowledged.
 func (s *Store) Find(client, job string, id ID) []Record {

@@ -25,8 +25,9 @@ type LogInfo struct {
 
 // Targets returns what is known about the targets.
 func (t *Tailer) Targets() []TargetInfo {
-	out := make([]TargetInfo, len(t.targets))
-	for i, tg := range t.targets {
+	targets := t.targetList()
+	out := make([]TargetInfo, len(targets))
+	for i, tg := range targets {
 		n := tg.matches.Load()
 		out[i] = TargetInfo{Job: tg.Job, Path: tg.Path, Labels: tg.Labels.String(), Matches: n, Why: fmt.Sprintf("%d files", n)}
 		if p := tg.problem.Load(); p != nil {

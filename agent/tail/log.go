@@ -15,7 +15,8 @@ import (
 // tailLog is one path that is followed. See state for who may touch what.
 type tailLog struct {
 	t      *Tailer
-	target *target
+	target *target // written by turns, with Tailer.mu held
+	next   *target // who wants it now, nil for nobody; guarded by Tailer.mu
 	key    positions.Key
 	path   string
 	names  []string // under which it stands in Tailer.names
@@ -32,6 +33,8 @@ type tailLog struct {
 	started   bool
 	missing   int64 // since when the path names nothing, 0 when it does
 	active    int64
+	relabel   int64 // since when a change of labels waits, 0 when none does
+	orphan    bool  // no target wants it
 	since     int64 // see positions.Record.Since; 0 for a path that was never followed
 
 	seen struct { // what a scan compares with, written by turns
@@ -50,7 +53,8 @@ func (l *tailLog) turn(buf []byte) outcome {
 		l.resolve(now)
 		l.t.store.Flush() // a kill must not forget which files there were
 	}
-	if l.asleep() {
+	again := l.follow(now)
+	if l.asleep() && !l.orphan {
 		l.publish(now)
 		return outcome{due: math.MaxInt64}
 	}
@@ -71,6 +75,9 @@ func (l *tailLog) turn(buf []byte) outcome {
 	l.consumer.Commit()
 	if more {
 		return outcome{more: true}
+	}
+	if again > 0 {
+		due = min(due, again)
 	}
 	return l.rest(now, due)
 }
@@ -181,14 +188,16 @@ func (l *tailLog) finish(g *generation, buf []byte) {
 // rest is the outcome of a turn after which there is nothing to read.
 func (l *tailLog) rest(now, due int64) outcome {
 	if len(l.gens)+len(l.late) == 0 && l.missing != 0 {
-		if l.consumer != nil {
-			l.consumer.Flush(now, true)
-			l.consumer.Commit()
-			l.consumer = nil
-		}
+		l.dropConsumer(now)
 		// The path may name a file again, even one that is renamed before it is seen.
 		over := now > l.missing+int64(forgetAfter) || !isDir(filepath.Dir(l.path))
 		return outcome{remove: over, due: math.MaxInt64}
+	}
+	if l.orphan && len(l.late) == 0 && len(l.gens) <= 1 {
+		if left := l.active + int64(l.t.cfg.Grace); now < left {
+			return outcome{due: min(due, left)}
+		}
+		return l.leave(now)
 	}
 	quiet := l.active + int64(l.t.cfg.Quiet)
 	idleNow := due == math.MaxInt64 && len(l.late) == 0 && len(l.gens) <= 1

@@ -67,7 +67,7 @@ func (t *Tailer) askScan() {
 func (t *Tailer) scan() {
 	found := map[*target]map[string]bool{}
 	dirs := map[string]bool{}
-	for _, tg := range t.targets {
+	for _, tg := range t.targetList() {
 		w := &walk{found: map[string]bool{}, dirs: dirs}
 		var problem string
 		w.problem = func(err error) { problem = err.Error() }
@@ -93,12 +93,14 @@ func (t *Tailer) scan() {
 	}
 	t.mu.Lock()
 	logs := make([]*tailLog, 0, len(t.mu.logs))
+	there := make([]bool, 0, len(t.mu.logs))
 	for _, l := range t.mu.logs {
 		logs = append(logs, l)
+		there = append(there, found[l.target][l.path] || l.next == nil)
 	}
 	t.mu.Unlock()
-	for _, l := range logs {
-		t.compare(l, found[l.target][l.path])
+	for i, l := range logs {
+		t.compare(l, there[i])
 		if len(l.names) > 1 {
 			t.relink(l)
 		}
@@ -196,7 +198,13 @@ func (t *Tailer) start(tg *target, key positions.Key) {
 	if t.mu.logs[key] != nil {
 		return
 	}
-	l := &tailLog{t: t, target: tg, key: key, path: key.Path, names: names}
+	if !slices.Contains(t.mu.targets, tg) {
+		// The targets were replaced since the scan began.
+		if tg = wanting(t.mu.targets, key); tg == nil {
+			return
+		}
+	}
+	l := &tailLog{t: t, target: tg, next: tg, key: key, path: key.Path, names: names}
 	l.active = time.Now().UnixNano()
 	t.mu.logs[key] = l
 	for _, n := range names {
@@ -212,7 +220,7 @@ func (t *Tailer) adopt() {
 		if rec.Finished && !isDir(filepath.Dir(rec.Path)) {
 			continue
 		}
-		for _, tg := range t.targets {
+		for _, tg := range t.targetList() {
 			if tg.group == rec.Job && tg.wants(rec.Path) {
 				t.start(tg, rec.Key)
 				break

@@ -135,13 +135,14 @@ type Stats struct {
 type Tailer struct {
 	cfg     Config
 	store   *positions.Store
-	targets []*target
 	Stats   Stats
+	running atomic.Bool
 	log     *slog.Logger
 	watch   *watcher
 
 	mu struct {
 		sync.Mutex
+		targets []*target // replaced as a whole
 		logs    map[positions.Key]*tailLog
 		names   map[string][]*tailLog // by path, and by path without links
 		owners  map[fileKey]*tailLog  // who reads a file
@@ -179,21 +180,7 @@ func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) 
 	t.mu.logs = map[positions.Key]*tailLog{}
 	t.mu.names = map[string][]*tailLog{}
 	t.mu.owners = map[fileKey]*tailLog{}
-	groups := newGrouper()
-	for _, tg := range targets {
-		p, err := Compile(tg.Path)
-		if err != nil {
-			return nil, err
-		}
-		c := &target{Target: tg, pattern: p, group: groups.name(tg)}
-		if tg.Exclude != "" {
-			if c.exclude, err = Compile(tg.Exclude); err != nil {
-				return nil, err
-			}
-		}
-		t.targets = append(t.targets, c)
-	}
-	return t, nil
+	return t, t.Update(targets)
 }
 
 // grouper names groups of targets. Targets of a job share one, so that a file matched by
@@ -225,6 +212,7 @@ func groupName(job string, i int) string {
 // more is read.
 func (t *Tailer) Run(ctx context.Context) error {
 	t.watch = newWatcher(t)
+	t.running.Store(true)
 	t.adopt()
 	var wg sync.WaitGroup
 	for range t.cfg.Workers {

@@ -156,7 +156,7 @@ func (t *Tailer) interesting(name string) bool {
 	if !fi.Mode().IsRegular() {
 		return true // a directory or a link
 	}
-	for _, tg := range t.targets {
+	for _, tg := range t.targetList() {
 		if tg.wants(name) {
 			return true
 		}
