@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"encoding/binary"
 	"math/bits"
 
 	"github.com/cespare/xxhash/v2"
@@ -65,79 +66,165 @@ func gramKey(h uint64) uint32 { return uint32(((h ^ h>>32) * 0xd6e8feb86659fd93)
 const (
 	shortGram = 1<<32 - 1
 	longGram  = 1<<48 - 1
-	hexFour   = 0x3c // which of the last six bytes are the first four
 )
 
 // needleSet collects the keys of one block.
 type needleSet struct {
 	words [1 << keyBits / 64]uint64
-	found []uint64 // hashes of the lines' minimizers not yet in words
+
+	// Of the line being added: its bytes lowered, and one bit for each, whether it is a
+	// hexadecimal digit. Both end in padding.
+	low, hex []byte
+	// found holds hashes of minimizers that are not yet in words; n of them.
+	found [foundHashes]uint64
+	n     int
 }
+
+const (
+	foundHashes = 1 << 10
+	// step is how many positions the unrolled loop of addLine takes at once.
+	step = 8
+)
 
 // addLine adds the keys of a line.
 //
-// Position i can be judged when byte i+5 is known, so the loop runs five bytes ahead; two
-// more rounds at the end judge the last positions, where six bytes are no longer there:
-// a gram of hex digits is undefined then, and windows with it need no key.
+// This is where ingestion spends more time than anywhere else, so it goes in passes that
+// the processor can run ahead in: bytes are lowered and classified eight at a time, then
+// hashes and the least of each window are computed for eight positions at a time, hardly
+// ever branching on what the line holds, and at last the keys' bits are set.
 func (s *needleSet) addLine(line []byte) {
-	if len(line) < 4+gramWindow-1 {
+	positions := len(line) - 3 // where a gram may begin
+	if positions < gramWindow {
 		return
 	}
-	// window holds the last eight bytes, the newest on top; hex one bit for each.
-	var window, hex uint64
-	for _, b := range line[:5] {
-		c := uint64(byteClass[b])
-		window = window>>8 | c<<56
-		hex = hex<<1 | c>>8
+	s.prepare(line)
+	// Of the positions before: the last hash, the lesser of it and the one before, the same
+	// for the position before, and the last minimizer.
+	before, pair1, pair2, last := undefined, undefined, undefined, undefined
+	for i := 0; i < positions; i += step {
+		p := s.low[i : i+step+8 : i+step+8]
+		a, b := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[4:])
+		h := [step]uint64{
+			gramHash(a & shortGram), gramHash(a >> 8 & shortGram), gramHash(a >> 16 & shortGram), gramHash(a >> 24 & shortGram),
+			gramHash(b & shortGram), gramHash(b >> 8 & shortGram), gramHash(b >> 16 & shortGram), gramHash(b >> 24 & shortGram),
+		}
+		// Bit k says whether four digits begin at i+k.
+		digits := uint32(s.hex[i>>3]) | uint32(s.hex[i>>3+1])<<8
+		digits &= digits >> 1
+		digits &= digits >> 2
+		if digits &= 0xff; digits != 0 {
+			for k := range h {
+				mask := shortGram | -uint64(digits>>k&1)&(longGram-shortGram)
+				h[k] = gramHash(binary.LittleEndian.Uint64(p[k:]) & mask)
+			}
+			for k := max(0, len(line)-5-i); k < step; k++ { // six digits are not there
+				if digits>>k&1 != 0 {
+					h[k] = undefined
+				}
+			}
+		}
+		p0, p1, p2, p3 := min(before, h[0]), min(h[0], h[1]), min(h[1], h[2]), min(h[2], h[3])
+		p4, p5, p6, p7 := min(h[3], h[4]), min(h[4], h[5]), min(h[5], h[6]), min(h[6], h[7])
+		l0, l1, l2, l3 := min(p0, pair2), min(p1, pair1), min(p2, p0), min(p3, p1)
+		l4, l5, l6, l7 := min(p4, p2), min(p5, p3), min(p6, p4), min(p7, p5)
+		before, pair1, pair2 = h[7], p7, p6
+		n := s.n
+		if i == 0 || positions-i < step {
+			// The first three windows are not whole, nor are those that end behind the line.
+			for k, l := range [step]uint64{l0, l1, l2, l3, l4, l5, l6, l7} {
+				if i+k >= gramWindow-1 && i+k < positions {
+					s.found[n&(foundHashes-1)] = l
+					n += differ(l, last)
+					last = l
+				}
+			}
+		} else {
+			s.found[n&(foundHashes-1)] = l0
+			n += differ(l0, last)
+			s.found[n&(foundHashes-1)] = l1
+			n += differ(l1, l0)
+			s.found[n&(foundHashes-1)] = l2
+			n += differ(l2, l1)
+			s.found[n&(foundHashes-1)] = l3
+			n += differ(l3, l2)
+			s.found[n&(foundHashes-1)] = l4
+			n += differ(l4, l3)
+			s.found[n&(foundHashes-1)] = l5
+			n += differ(l5, l4)
+			s.found[n&(foundHashes-1)] = l6
+			n += differ(l6, l5)
+			s.found[n&(foundHashes-1)] = l7
+			n += differ(l7, l6)
+			last = l7
+		}
+		if s.n = n; n > foundHashes-2*step {
+			s.set()
+		}
 	}
-	if cap(s.found) < len(line) {
-		s.found = make([]uint64, 0, 2*len(line))
+	s.set()
+}
+
+// differ is 1 when a and b do, without a branch.
+func differ(a, b uint64) (n int) {
+	if a != b {
+		n = 1
 	}
-	found := s.found[:len(line)]
-	n := 0
-	before, pair1, pair2 := undefined, undefined, undefined
-	last := undefined
-	for i, b := range line[5:] {
-		if i == gramWindow-1 {
-			n, last = 0, undefined // forget what the first windows, not yet whole, gave
-		}
-		c := uint64(byteClass[b])
-		window = window>>8 | c<<56
-		hex = hex<<1 | c>>8
-		mask := uint64(shortGram)
-		if hex&hexFour == hexFour {
-			mask = longGram
-		}
-		h := gramHash(window >> 16 & mask)
-		pair := min(before, h)
-		least := min(pair, pair2)
-		before, pair1, pair2 = h, pair, pair1
-		found[n] = least
-		if least != last {
-			n++
-		}
-		last = least
-	}
-	for range 2 {
-		window >>= 8
-		hex <<= 1
-		h := undefined
-		if hex&hexFour != hexFour {
-			h = gramHash(window >> 16 & shortGram)
-		}
-		pair := min(before, h)
-		least := min(pair, pair2)
-		before, pair1, pair2 = h, pair, pair1
-		if least != last && least != undefined {
-			found[n] = least
-			n++
-		}
-		last = least
-	}
-	for _, h := range found[:n] {
+	return n
+}
+
+// set sets the bits of what was found.
+func (s *needleSet) set() {
+	for _, h := range s.found[:s.n] {
 		key := gramKey(h)
 		s.words[key>>6] |= 1 << (key & 63)
 	}
+	s.n = 0
+}
+
+const (
+	everyByte = 0x0101010101010101
+	highBits  = 0x80 * everyByte
+	lowSeven  = 0x7f * everyByte
+)
+
+// atLeast has the high bit of each byte set that is c or more; x has no high bits, and c
+// is at most 0x80.
+func atLeast(x, c uint64) uint64 { return x + (0x80-c)*everyByte }
+
+// lowerEight lowers the ASCII letters of eight bytes, and returns a bit for each byte that is a
+// hexadecimal digit.
+func lowerEight(x uint64) (lowered uint64, hex byte) {
+	ascii := ^x & highBits
+	seven := x & lowSeven
+	upper := (atLeast(seven, 'A') &^ atLeast(seven, 'Z'+1)) & ascii
+	seven |= upper >> 2
+	digit := atLeast(seven, '0')&^atLeast(seven, '9'+1) | atLeast(seven, 'a')&^atLeast(seven, 'f'+1)
+	digit &= ascii
+	// The product gathers the lowest bits of all bytes in its highest byte.
+	return x | upper>>2, byte((digit >> 7) * 0x0102040810204080 >> 56)
+}
+
+// prepare fills low and hex for a line of at least seven bytes.
+func (s *needleSet) prepare(line []byte) {
+	n := len(line)
+	if size := n + 4*step; cap(s.low) < size {
+		s.low, s.hex = make([]byte, 2*size), make([]byte, 2*size/8)
+	}
+	low, hex := s.low, s.hex
+	i := 0
+	for ; i+8 <= n; i += 8 {
+		x, h := lowerEight(binary.LittleEndian.Uint64(line[i:]))
+		binary.LittleEndian.PutUint64(low[i:], x)
+		hex[i>>3] = h
+	}
+	// What is behind the line is no digit.
+	var tail uint64
+	for k := n - 1; k >= i; k-- {
+		tail = tail<<8 | uint64(line[k])
+	}
+	x, h := lowerEight(tail)
+	binary.LittleEndian.PutUint64(low[i:], x)
+	hex[i>>3], hex[i>>3+1] = h, 0
 }
 
 // addMetadata adds the keys of a metadata pair.

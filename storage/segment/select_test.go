@@ -136,6 +136,36 @@ func FuzzNeedleKeys(f *testing.F) {
 	})
 }
 
+// The unrolled loop must find what the definition says, gram by gram.
+func TestNeedleKeysAreTheMinima(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	alphabet := []byte("abcdefABCDEF0123456789ghXZ@[`{ /:\"\xc3\x84\xff\x00")
+	for range 3000 {
+		line := make([]byte, rng.IntN(70))
+		for i := range line {
+			line[i] = alphabet[rng.IntN(len(alphabet))]
+			if rng.IntN(3) == 0 {
+				line[i] = alphabet[rng.IntN(22)] // runs of digits
+			}
+		}
+		got, want := new(needleSet), new(needleSet)
+		got.addLine(line)
+		for i := 0; i+4+gramWindow-1 <= len(line); i++ {
+			least := undefined
+			for k := range gramWindow {
+				least = min(least, gramAt(string(line[i+k:])))
+			}
+			if least != undefined {
+				key := gramKey(least)
+				want.words[key>>6] |= 1 << (key & 63)
+			}
+		}
+		if got.words != want.words {
+			t.Fatalf("%q has %d keys, want %d", line, got.size(), want.size())
+		}
+	}
+}
+
 func TestSelectByLabelsAndTime(t *testing.T) {
 	for seed := range uint64(30) {
 		rng := rand.New(rand.NewPCG(seed, 5))
