@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -21,10 +22,12 @@ import (
 
 	"github.com/skaldlog/skald/distributor"
 	"github.com/skaldlog/skald/ingester"
+	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/conf"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/tlsconf"
 	"github.com/skaldlog/skald/querier"
 	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
@@ -44,6 +47,8 @@ type serverConfig struct {
 
 	http        server.Config
 	grpc        server.GRPCConfig
+	auth        auth.Config
+	cluster     tlsconf.Member
 	replication int
 	distributor distributor.Config
 	ingester    ingester.Config
@@ -67,6 +72,8 @@ func (c *serverConfig) register(fs *flag.FlagSet) {
 	c.log.register(fs)
 	c.http.RegisterFlags(fs)
 	c.grpc.RegisterFlags(fs)
+	c.auth.RegisterFlags(fs)
+	c.cluster.RegisterFlags(fs)
 	fs.IntVar(&c.replication, "replication.factor", 1, "ingesters that hold each entry; this process is one ingester, so 1")
 	c.distributor.RegisterFlags(fs)
 	c.ingester.RegisterFlags(fs)
@@ -93,6 +100,9 @@ func (c *serverConfig) validate() error {
 	}
 	if c.replication != 1 {
 		return fmt.Errorf("-replication.factor=%d: expected 1, since this version runs a single ingester", c.replication)
+	}
+	if c.auth.File != "" && !c.http.AuthEnabled {
+		return errors.New("-auth.credentials-file: set -auth.enabled too, since credentials open tenants")
 	}
 	if c.dataDir == "" {
 		return errors.New("-data.dir: expected a directory")
@@ -125,6 +135,7 @@ type node struct {
 	http        *server.Server
 	grpc        *server.GRPC
 	overrides   *limits.Overrides
+	credentials *auth.Credentials // nil without a file of them
 	distributor *distributor.Distributor
 	ingester    *ingester.Ingester
 	querier     *querier.Querier
@@ -137,11 +148,18 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry(), started: time.Now().UTC()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	var err error
+	if cfg.auth.File != "" {
+		if n.credentials, err = auth.Open(cfg.auth, n.registry, logger); err != nil {
+			return nil, usageError{err}
+		}
+		cfg.http.Credentials = n.credentials
+	}
 	// Listening comes first: a port in use should not cost a recovery.
 	if n.http, err = server.New(cfg.http, n.registry, logger); err != nil {
 		return nil, listenError(err)
 	}
-	if n.grpc, err = server.NewGRPC(cfg.grpc, cfg.http.AuthEnabled, cfg.http.ShutdownTimeout, logger); err != nil {
+	cfg.grpc.AuthEnabled, cfg.grpc.Credentials, cfg.grpc.Grace = cfg.http.AuthEnabled, cfg.http.Credentials, cfg.http.ShutdownTimeout
+	if n.grpc, err = server.NewGRPC(cfg.grpc, logger); err != nil {
 		return nil, listenError(err)
 	}
 	cfg.object.Registerer, cfg.object.Logger = n.registry, logger
@@ -223,7 +241,7 @@ func (n *node) serveConfig(w http.ResponseWriter, _ *http.Request) {
 	var shown serverConfig
 	shown.register(fs)
 	shown = cfg
-	fs.VisitAll(func(f *flag.Flag) { values[f.Name] = f.Value.String() })
+	fs.VisitAll(func(f *flag.Flag) { values[f.Name] = redact(f.Value.String()) })
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	text, err := yaml.Marshal(values)
 	if err != nil {
@@ -233,11 +251,19 @@ func (n *node) serveConfig(w http.ResponseWriter, _ *http.Request) {
 	_, _ = w.Write(text) // the client may have gone
 }
 
+// redact hides the password of a URL.
+func redact(value string) string {
+	if u, err := url.Parse(value); err == nil && u.User != nil {
+		return u.Redacted()
+	}
+	return value
+}
+
 func (n *node) serveHome(w http.ResponseWriter, _ *http.Request) {
-	fmt.Fprintf(w, "Skald %s speaks Loki's HTTP API here.\n\n"+
-		"Add http://%s as a Loki data source in Grafana, or ask from a shell:\n\n"+
-		"  skald --addr=http://%[2]s labels\n  skald --addr=http://%[2]s query '{job=~\".+\"}'\n\n"+
-		"/ready  /metrics  /config  /debug/pprof/\n", version, n.http.Addr())
+	fmt.Fprintf(w, "Skald %[1]s speaks Loki's HTTP API here.\n\n"+
+		"Add %[3]s://%[2]s as a Loki data source in Grafana, or ask from a shell:\n\n"+
+		"  skald --addr=%[3]s://%[2]s labels\n  skald --addr=%[3]s://%[2]s query '{job=~\".+\"}'\n\n"+
+		"/ready  /metrics  /config  /debug/pprof/\n", version, n.http.Addr(), n.http.Scheme())
 }
 
 // run serves until ctx ends. The order of the end: no new requests and those in flight
@@ -249,7 +275,7 @@ func (n *node) run(ctx context.Context) error {
 	defer stopIngester()
 
 	var wg sync.WaitGroup
-	var ingesterErr, overridesErr, compactErr error
+	var ingesterErr, overridesErr, compactErr, credentialsErr error
 	serveCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	ingesterDone := make(chan struct{})
@@ -258,6 +284,9 @@ func (n *node) run(ctx context.Context) error {
 		ingesterErr = n.ingester.Run(ingesterCtx)
 	})
 	wg.Go(func() { overridesErr = n.overrides.Run(background) })
+	if n.credentials != nil {
+		wg.Go(func() { credentialsErr = n.credentials.Run(background) })
+	}
 	wg.Go(func() { compactErr = n.compactor.Run(serveCtx) })
 	wg.Go(func() { freeMemory(background) })
 
@@ -278,7 +307,7 @@ func (n *node) run(ctx context.Context) error {
 	<-ingesterDone
 	stopBackground()
 	wg.Wait()
-	return errors.Join(httpErr, grpcErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr), ignoreCanceled(compactErr))
+	return errors.Join(httpErr, grpcErr, ignoreCanceled(ingesterErr), ignoreCanceled(overridesErr), ignoreCanceled(credentialsErr), ignoreCanceled(compactErr))
 }
 
 func ignoreCanceled(err error) error {

@@ -7,9 +7,11 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // clients may compress
 	"google.golang.org/grpc/encoding/proto"
@@ -19,7 +21,9 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
+	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/tlsconf"
 )
 
 // GRPCConfig says how to listen for gRPC.
@@ -28,11 +32,23 @@ type GRPCConfig struct {
 	Listen string
 	// MaxMessage is the largest message received, in bytes.
 	MaxMessage int
+	// TLS turns TLS on, and may ask for client certificates.
+	TLS tlsconf.Server
+	// MemberNames are names, separated by commas, of the certificates whose owners may make
+	// the calls that members of a ring make to each other.
+	MemberNames string
+
+	// AuthEnabled, Credentials and Grace are the HTTP server's.
+	AuthEnabled bool
+	Credentials *auth.Credentials
+	Grace       time.Duration
 }
 
 // RegisterFlags declares the settings with their defaults.
 func (c *GRPCConfig) RegisterFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Listen, "grpc.listen", DefaultGRPCListen, "`address` of the gRPC server, host:port; port 0 takes a free one. If the default is taken, the server runs without gRPC")
+	c.TLS.RegisterFlags(fs, "grpc")
+	fs.StringVar(&c.MemberNames, "grpc.tls.member-names", "", "`names`, separated by commas: only client certificates with one of them may make the calls of ring members; any that grpc.tls.client-ca-file signed by default")
 	fs.IntVar(&c.MaxMessage, "grpc.max-message-bytes", 100<<20, "largest message received, in `bytes`")
 }
 
@@ -51,7 +67,11 @@ type GRPC struct {
 
 // NewGRPC listens at once, so that a port in use is an error before anything else starts;
 // but for the default port, which nobody asked for, it is a warning and a nil GRPC.
-func NewGRPC(cfg GRPCConfig, auth bool, grace time.Duration, logger *slog.Logger) (*GRPC, error) {
+func NewGRPC(cfg GRPCConfig, logger *slog.Logger) (*GRPC, error) {
+	secure, err := cfg.TLS.Config("h2")
+	if err != nil {
+		return nil, err
+	}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil && cfg.Listen == DefaultGRPCListen {
 		logger.Warn("gRPC is off: its default port is in use; set -grpc.listen to another", "err", err)
@@ -60,15 +80,21 @@ func NewGRPC(cfg GRPCConfig, auth bool, grace time.Duration, logger *slog.Logger
 	if err != nil {
 		return nil, fmt.Errorf("-grpc.listen=%s: %w", cfg.Listen, err)
 	}
-	g := &GRPC{listener: l, health: health.NewServer(), logger: logger, grace: grace}
-	g.Server = grpc.NewServer(
+	guard := &grpcGuard{header: cfg.AuthEnabled, credentials: cfg.Credentials, strict: cfg.Credentials != nil || cfg.TLS.ClientCA != ""}
+	if cfg.MemberNames != "" {
+		guard.members = strings.Split(cfg.MemberNames, ",")
+	}
+	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)}),
 		grpc.MaxRecvMsgSize(cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(func(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-			return next(context.WithValue(ctx, authKey{}, auth), req)
-		}),
-	)
+		grpc.ChainUnaryInterceptor(guard.unary),
+		grpc.ChainStreamInterceptor(guard.stream),
+	}
+	if secure != nil {
+		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
+	}
+	g := &GRPC{listener: l, health: health.NewServer(), logger: logger, grace: cfg.Grace, Server: grpc.NewServer(options...)}
 	healthpb.RegisterHealthServer(g.Server, g.health)
 	return g, nil
 }
@@ -106,8 +132,7 @@ func TenantOfContext(ctx context.Context) (model.Tenant, error) {
 			header = values[0]
 		}
 	}
-	auth, _ := ctx.Value(authKey{}).(bool)
-	return one(parseTenants(auth, header))
+	return one(accessOf(ctx).tenants(header))
 }
 
 // RawMessage is a message as it came, or as it is to be sent.

@@ -6,6 +6,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -18,6 +19,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/skaldlog/skald/internal/auth"
+	"github.com/skaldlog/skald/internal/tlsconf"
 )
 
 // Config says how to listen.
@@ -34,6 +38,10 @@ type Config struct {
 	IdleTimeout time.Duration
 	// ShutdownTimeout is how long requests in flight may take once the server stops.
 	ShutdownTimeout time.Duration
+	// TLS turns TLS on, and may ask for client certificates.
+	TLS tlsconf.Server
+	// Credentials, when not nil, must be shown on every request that is not public.
+	Credentials *auth.Credentials
 }
 
 // RegisterFlags declares the settings with their defaults.
@@ -42,6 +50,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&c.AuthEnabled, "auth.enabled", false, "require the tenant header X-Scope-OrgID; without, all data belongs to tenant \"fake\"")
 	fs.DurationVar(&c.ReadTimeout, "http.read-timeout", time.Minute, "longest time to read one request with its body")
 	fs.DurationVar(&c.IdleTimeout, "http.idle-timeout", 2*time.Minute, "close connections unused for so long")
+	c.TLS.RegisterFlags(fs, "http")
 	fs.DurationVar(&c.ShutdownTimeout, "http.shutdown-timeout", 10*time.Second, "how long requests in flight may take when the server stops")
 }
 
@@ -51,18 +60,23 @@ type Server struct {
 	logger   *slog.Logger
 	mux      *http.ServeMux
 	listener net.Listener
+	tls      *tls.Config // nil without TLS
 	requests *prometheus.HistogramVec
 	inflight prometheus.Gauge
 }
 
 // New listens at once, so that a port in use is an error before anything else starts.
 func New(cfg Config, reg *prometheus.Registry, logger *slog.Logger) (*Server, error) {
+	secure, err := cfg.TLS.Config("h2", "http/1.1")
+	if err != nil {
+		return nil, err
+	}
 	l, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return nil, fmt.Errorf("-http.listen=%s: %w", cfg.Listen, err)
 	}
 	s := &Server{
-		cfg: cfg, logger: logger, mux: http.NewServeMux(), listener: l,
+		cfg: cfg, logger: logger, mux: http.NewServeMux(), listener: l, tls: secure,
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "skald_http_request_seconds", Help: "Time to answer HTTP requests, by route and status.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
@@ -72,30 +86,40 @@ func New(cfg Config, reg *prometheus.Registry, logger *slog.Logger) (*Server, er
 		}),
 	}
 	reg.MustRegister(s.requests, s.inflight)
-	s.mux.Handle("GET /metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg}))
-	s.mux.HandleFunc("/debug/pprof/", pprof.Index)
-	s.mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
-	s.mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
-	s.mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
-	s.mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	s.mux.Handle("GET /metrics", s.guard("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg})))
+	for path, page := range map[string]http.HandlerFunc{
+		"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
+		"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
+	} {
+		s.mux.Handle(path, s.guard(path, page))
+	}
 	return s, nil
 }
 
 // Handle adds a route; pattern is one of net/http.ServeMux without a method. Requests with
 // a method that is not listed get 405 with an empty body; no methods means all of them.
 func (s *Server) Handle(pattern string, h http.Handler, methods ...string) {
-	s.mux.Handle(pattern, s.observe(pattern, allow(methods, h)))
+	s.mux.Handle(pattern, s.observe(pattern, s.guard(pattern, allow(methods, h))))
 }
 
 // Addr is the address the server listens on.
 func (s *Server) Addr() net.Addr { return s.listener.Addr() }
+
+// Scheme is http or https.
+func (s *Server) Scheme() string {
+	if s.tls != nil {
+		return "https"
+	}
+	return "http"
+}
 
 // Run serves until ctx ends, then stops accepting, waits for the requests in flight for at
 // most ShutdownTimeout, and returns. Requests have a context of their own, which ends with
 // the client's connection.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
-		Handler:           withTenancy(s.cfg.AuthEnabled, s.mux),
+		Handler:           s.mux,
+		TLSConfig:         s.tls,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       s.cfg.ReadTimeout,
 		IdleTimeout:       s.cfg.IdleTimeout,
@@ -103,7 +127,13 @@ func (s *Server) Run(ctx context.Context) error {
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
-	go func() { served <- srv.Serve(s.listener) }()
+	go func() {
+		if s.tls != nil {
+			served <- srv.ServeTLS(s.listener, "", "")
+			return
+		}
+		served <- srv.Serve(s.listener)
+	}()
 	select {
 	case err := <-served:
 		return fmt.Errorf("http server on %s: %w", s.Addr(), err)

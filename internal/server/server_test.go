@@ -21,7 +21,8 @@ func TestTenants(t *testing.T) {
 		t.Helper()
 		var got []model.Tenant
 		var err error
-		h := withTenancy(auth, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got, err = TenantsOf(r) }))
+		s := &Server{cfg: Config{AuthEnabled: auth}}
+		h := s.guard("/x", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { got, err = TenantsOf(r) }))
 		r := httptest.NewRequest("GET", "/", nil)
 		if header != "" {
 			r.Header.Set(TenantHeader, header)

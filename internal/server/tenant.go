@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -14,24 +15,46 @@ import (
 // TenantHeader names the tenant of a request, as all of Loki's clients send it.
 const TenantHeader = "X-Scope-OrgID"
 
-type authKey struct{}
+type accessKey struct{}
 
-// withTenancy tells TenantOf and TenantsOf, through the request's context, whether the
-// tenant header counts.
-func withTenancy(auth bool, h http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		h.ServeHTTP(w, r.WithContext(context.WithValue(r.Context(), authKey{}, auth)))
-	})
+// access is what a request's context says about its caller.
+type access struct {
+	header   bool           // the tenant header counts
+	identity *auth.Identity // who calls; nil where no credentials are asked for
+}
+
+// tenants returns the tenants that a caller names in the header, checked.
+func (a access) tenants(header string) ([]model.Tenant, error) {
+	if a.identity == nil {
+		return parseTenants(a.header, header)
+	}
+	if header == "" {
+		return a.identity.Resolve(nil)
+	}
+	asked, err := parseTenants(true, header)
+	if err != nil {
+		return nil, err
+	}
+	return a.identity.Resolve(asked)
+}
+
+func accessOf(ctx context.Context) access {
+	a, _ := ctx.Value(accessKey{}).(access)
+	return a
+}
+
+func withAccess(ctx context.Context, a access) context.Context {
+	return context.WithValue(ctx, accessKey{}, a)
 }
 
 // TenantOf returns the request's tenant where exactly one is allowed.
 func TenantOf(r *http.Request) (model.Tenant, error) { return one(TenantsOf(r)) }
 
 // TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
-// The part of an id after a colon is dropped, as Loki does.
+// The part of an id after a colon is dropped, as Loki does. With credentials, tenants that
+// they do not open are an error, and the header may be left out where they open just one.
 func TenantsOf(r *http.Request) ([]model.Tenant, error) {
-	auth, _ := r.Context().Value(authKey{}).(bool)
-	return parseTenants(auth, r.Header.Get(TenantHeader))
+	return accessOf(r.Context()).tenants(r.Header.Get(TenantHeader))
 }
 
 func one(tenants []model.Tenant, err error) (model.Tenant, error) {
