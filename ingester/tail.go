@@ -22,9 +22,8 @@ const (
 // ErrTailClosed is what Next returns after Close, and when the ingester stops.
 var ErrTailClosed = errors.New("tail is closed")
 
-// Tail delivers acknowledged entries as they come in. Obtain one from Ingester.Tail;
-// Next is for one goroutine, Close for any.
-type Tail struct {
+// tail delivers acknowledged entries as they come in: a model.Tail.
+type tail struct {
 	owner    *tenant
 	matchers []*labels.Matcher
 	metrics  *metrics
@@ -32,37 +31,20 @@ type Tail struct {
 
 	mu struct {
 		sync.Mutex
-		batch   TailBatch
+		batch   model.TailBatch
 		entries int
 		bytes   int
 		closed  bool
 	}
 }
 
-// TailBatch is what has come in since the last call of Next.
-type TailBatch struct {
-	// Streams have entries in the order of their acknowledgement. One stream may stand
-	// there more than once. The batch is the receiver's to keep.
-	Streams []model.Stream
-	// Dropped names entries that were left out because the reader was too slow.
-	Dropped []Dropped
-	// DroppedMore counts further ones that are not named.
-	DroppedMore int
-}
-
-// Dropped is an entry that a tail has left out.
-type Dropped struct {
-	Timestamp int64
-	Labels    labels.Labels
-}
-
 // Tail subscribes to the entries that are acknowledged from now on, of the streams that
 // all matchers select. The caller must Close it.
-func (i *Ingester) Tail(_ context.Context, name model.Tenant, matchers []*labels.Matcher) (*Tail, error) {
+func (i *Ingester) Tail(_ context.Context, name model.Tenant, matchers []*labels.Matcher) (model.Tail, error) {
 	if err := i.open(); err != nil {
 		return nil, err
 	}
-	t := &Tail{owner: i.lockTenant(name), matchers: matchers, ready: make(chan struct{}, 1), metrics: i.metrics}
+	t := &tail{owner: i.lockTenant(name), matchers: matchers, ready: make(chan struct{}, 1), metrics: i.metrics}
 	t.owner.mu.tails = append(slices.Clip(t.owner.mu.tails), t)
 	t.owner.mu.tailSet++
 	i.metrics.tails.Inc()
@@ -76,28 +58,28 @@ func (i *Ingester) Tail(_ context.Context, name model.Tenant, matchers []*labels
 
 // Next waits for entries and returns them. It returns the context's error when that
 // ends first, and ErrTailClosed after Close.
-func (t *Tail) Next(ctx context.Context) (TailBatch, error) {
+func (t *tail) Next(ctx context.Context) (model.TailBatch, error) {
 	for {
 		t.mu.Lock()
 		batch, closed := t.mu.batch, t.mu.closed
-		t.mu.batch, t.mu.entries, t.mu.bytes = TailBatch{}, 0, 0
+		t.mu.batch, t.mu.entries, t.mu.bytes = model.TailBatch{}, 0, 0
 		t.mu.Unlock()
 		if len(batch.Streams) > 0 || len(batch.Dropped) > 0 {
 			return batch, nil
 		}
 		if closed {
-			return TailBatch{}, ErrTailClosed
+			return model.TailBatch{}, ErrTailClosed
 		}
 		select {
 		case <-t.ready:
 		case <-ctx.Done():
-			return TailBatch{}, ctx.Err()
+			return model.TailBatch{}, ctx.Err()
 		}
 	}
 }
 
 // Close ends the subscription; it may be called more than once.
-func (t *Tail) Close() {
+func (t *tail) Close() {
 	t.owner.mu.Lock()
 	if at := slices.Index(t.owner.mu.tails, t); at >= 0 {
 		t.owner.mu.tails = slices.Delete(slices.Clone(t.owner.mu.tails), at, at+1)
@@ -111,7 +93,7 @@ func (t *Tail) Close() {
 	t.signal()
 }
 
-func (t *Tail) signal() {
+func (t *tail) signal() {
 	select {
 	case t.ready <- struct{}{}:
 	default:
@@ -119,7 +101,7 @@ func (t *Tail) signal() {
 }
 
 // offer hands entries to the tail. The entries are shared with other tails.
-func (t *Tail) offer(ls labels.Labels, entries []model.Entry, bytes int) {
+func (t *tail) offer(ls labels.Labels, entries []model.Entry, bytes int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.mu.closed {
@@ -136,7 +118,7 @@ func (t *Tail) offer(ls labels.Labels, entries []model.Entry, bytes int) {
 				t.mu.batch.DroppedMore += len(entries) - i
 				break
 			}
-			t.mu.batch.Dropped = append(t.mu.batch.Dropped, Dropped{Timestamp: entries[i].Timestamp, Labels: ls})
+			t.mu.batch.Dropped = append(t.mu.batch.Dropped, model.Dropped{Timestamp: entries[i].Timestamp, Labels: ls})
 		}
 	}
 	t.signal()

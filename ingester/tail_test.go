@@ -14,14 +14,14 @@ import (
 	"github.com/skaldlog/skald/internal/model"
 )
 
-func (r *rig) tail(name model.Tenant, app string) *Tail {
+func (r *rig) tail(name model.Tenant, app string) model.Tail {
 	r.t.Helper()
 	t, err := r.Tail(context.Background(), name, []*labels.Matcher{labels.MustNewMatcher(labels.MatchRegexp, "app", app)})
 	r.must(err)
 	return t
 }
 
-func next(t *testing.T, tail *Tail) TailBatch {
+func next(t *testing.T, tail model.Tail) model.TailBatch {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
@@ -40,7 +40,7 @@ func TestTail(t *testing.T) {
 	batch := []model.Stream{logs("a", entry(day0, "1"), entry(day0-5, "2", "k", "v")), logs("c", entry(day0, "3")), logs("b", entry(day0, "4"))}
 	r.push("t", batch...)
 	copy(batch[0].Entries[0].Line, "overwritten") // the push is over, its memory is used again
-	f := func(name string, tail *Tail, want ...model.Stream) {
+	f := func(name string, tail model.Tail, want ...model.Stream) {
 		t.Helper()
 		if diff := cmp.Diff(rendered(want...), rendered(next(t, tail).Streams...)); diff != "" {
 			t.Errorf("%s: entries differ (-want +got):\n%s", name, diff)
@@ -89,7 +89,7 @@ func TestSlowTail(t *testing.T) {
 	if len(b.Dropped) != tailDropped || got+len(b.Dropped)+b.DroppedMore != pushed {
 		t.Errorf("%d delivered, %d dropped by name, %d more, want %d in all", got, len(b.Dropped), b.DroppedMore, pushed)
 	}
-	if want := (Dropped{Timestamp: day0 + int64(got), Labels: labels.FromStrings("app", "a")}); !cmp.Equal(fmt.Sprint(want), fmt.Sprint(b.Dropped[0])) {
+	if want := (model.Dropped{Timestamp: day0 + int64(got), Labels: labels.FromStrings("app", "a")}); !cmp.Equal(fmt.Sprint(want), fmt.Sprint(b.Dropped[0])) {
 		t.Errorf("first dropped: got %v, want %v", b.Dropped[0], want)
 	}
 	r.push("t", logs("a", entry(day0, "again")))

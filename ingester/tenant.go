@@ -24,7 +24,7 @@ type tenant struct {
 		streams map[uint64]*stream // by hash; streams with equal hashes are chained
 		count   int
 		bytes   int64
-		tails   []*Tail
+		tails   []*tail
 		tailSet uint64 // counts changes of tails, so that streams know when to match again
 		// forgotten says that the ingester no longer knows this object; get a new one.
 		forgotten bool
@@ -41,7 +41,7 @@ type stream struct {
 	tokens   float64 // rate bucket, in bytes, as of filled
 	filled   time.Time
 	tailSet  uint64
-	matching []*Tail // tails whose matchers select this stream, as of tailSet
+	matching []*tail // tails whose matchers select this stream, as of tailSet
 }
 
 // streamOverhead is what an active stream takes in memory besides its labels.

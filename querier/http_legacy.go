@@ -7,6 +7,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -100,7 +101,7 @@ func appendLegacyStream(b []byte, ls labels.Labels, entries []scan.Entry) []byte
 }
 
 // appendLegacyFrame appends a frame of /api/prom/tail.
-func appendLegacyFrame(b []byte, entries []tailEntry, dropped []Dropped) []byte {
+func appendLegacyFrame(b []byte, entries []tailEntry, dropped []model.Dropped) []byte {
 	b = append(b, `{"streams":[`...)
 	for i := range entries {
 		if i > 0 {

@@ -45,29 +45,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 
 // Tailer yields acknowledged entries as they arrive. An ingester is one.
 type Tailer interface {
-	Tail(ctx context.Context, tenant model.Tenant, matchers []*labels.Matcher) (Tail, error)
-}
-
-// Tail is one subscription. The receiver must Close it.
-type Tail interface {
-	// Next waits for entries.
-	Next(ctx context.Context) (TailBatch, error)
-	Close()
-}
-
-// TailBatch is what has come in since the last call of Next.
-type TailBatch struct {
-	Streams []model.Stream
-	// Dropped are entries that did not fit the subscription's buffer; DroppedMore counts
-	// further ones, which are not named.
-	Dropped     []Dropped
-	DroppedMore int
-}
-
-// Dropped is an entry that a slow tail missed.
-type Dropped struct {
-	Timestamp int64
-	Labels    labels.Labels
+	Tail(ctx context.Context, tenant model.Tenant, matchers []*labels.Matcher) (model.Tail, error)
 }
 
 // Querier answers queries. It is safe for concurrent use.

@@ -220,7 +220,7 @@ func (q *Querier) history(ctx context.Context, t tailRequest, now int64) ([]scan
 }
 
 // follow passes live entries on until the client goes, with a ping when all is quiet.
-func (q *Querier) follow(ctx context.Context, conn *websocket.Conn, sub Tail, live *liveTail, out *tailWriter) error {
+func (q *Querier) follow(ctx context.Context, conn *websocket.Conn, sub model.Tail, live *liveTail, out *tailWriter) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	pings := make(chan error, 1)

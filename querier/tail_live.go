@@ -66,7 +66,7 @@ type liveTail struct {
 
 	held    []heldEntry
 	bytes   int // of the lines held
-	dropped []Dropped
+	dropped []model.Dropped
 	more    int // dropped without a name
 }
 
@@ -131,7 +131,7 @@ func (l *liveTail) inHistory(e tailEntry) bool {
 }
 
 // add takes acknowledged entries, and what the subscription has dropped.
-func (l *liveTail) add(batch TailBatch, now time.Time) {
+func (l *liveTail) add(batch model.TailBatch, now time.Time) {
 	l.dropped = append(l.dropped, batch.Dropped...)
 	l.more += batch.DroppedMore
 	if l.sent != nil && now.After(l.overlap) {
@@ -164,7 +164,7 @@ func (l *liveTail) hold(e tailEntry, now time.Time) {
 			l.more++
 			return
 		}
-		l.dropped = append(l.dropped, Dropped{Timestamp: e.Timestamp, Labels: e.labels})
+		l.dropped = append(l.dropped, model.Dropped{Timestamp: e.Timestamp, Labels: e.labels})
 		return
 	}
 	e.Line = slices.Clone(e.Line) // it lies in the pipeline's buffer
@@ -188,7 +188,7 @@ func (l *liveTail) due(now time.Time) (time.Duration, bool) {
 
 // take returns the entries that have been held long enough, in order of time, and what
 // was dropped since the last call: those that are named, and how many more.
-func (l *liveTail) take(now time.Time) (due []tailEntry, dropped []Dropped, more int) {
+func (l *liveTail) take(now time.Time) (due []tailEntry, dropped []model.Dropped, more int) {
 	n := sort.Search(len(l.held), func(i int) bool { return l.held[i].arrived.Add(l.req.delay).After(now) })
 	due = make([]tailEntry, n)
 	for i := range due {
@@ -209,7 +209,7 @@ type tailWriter struct {
 	buf  []byte
 }
 
-func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []Dropped, more int) error {
+func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []model.Dropped, more int) error {
 	for len(entries) > 0 || len(dropped) > 0 || more > 0 {
 		n := min(len(entries), maxFrameEntries)
 		d := min(len(dropped), maxFrameEntries)
@@ -231,7 +231,7 @@ func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []Dr
 
 // appendFrame appends a frame. Its member dropped_more is not Loki's: it counts entries
 // that were dropped besides those that dropped_entries names.
-func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []Dropped, more int) []byte {
+func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []model.Dropped, more int) []byte {
 	b = append(b, `{"streams":[`...)
 	for i, e := range entries {
 		if i > 0 {

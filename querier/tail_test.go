@@ -40,24 +40,6 @@ type tailRig struct {
 	url string
 }
 
-type rigTailer struct{ *ingester.Ingester }
-
-func (r rigTailer) Tail(ctx context.Context, tenant model.Tenant, m []*labels.Matcher) (Tail, error) {
-	tail, err := r.Ingester.Tail(ctx, tenant, m)
-	return rigTail{tail}, err
-}
-
-type rigTail struct{ *ingester.Tail }
-
-func (t rigTail) Next(ctx context.Context) (TailBatch, error) {
-	b, err := t.Tail.Next(ctx)
-	dropped := make([]Dropped, len(b.Dropped))
-	for i, d := range b.Dropped {
-		dropped[i] = Dropped(d)
-	}
-	return TailBatch{b.Streams, dropped, b.DroppedMore}, err
-}
-
 type muxRouter struct{ *http.ServeMux }
 
 func (m muxRouter) Handle(pattern string, h http.Handler, _ ...string) { m.ServeMux.Handle(pattern, h) }
@@ -79,7 +61,7 @@ func newTailRig(t *testing.T, change ...func(*limits.Limits)) *tailRig {
 	ctx, cancel := context.WithCancel(context.Background())
 	ran := make(chan error, 1)
 	go func() { ran <- ing.Run(ctx) }()
-	q := New(Config{MaxConcurrent: 4, TailMaxDuration: time.Hour}, []Source{ing}, rigTailer{ing}, limits.Static(lim), prometheus.NewRegistry(), quiet)
+	q := New(Config{MaxConcurrent: 4, TailMaxDuration: time.Hour}, []Source{ing}, ing, limits.Static(lim), prometheus.NewRegistry(), quiet)
 	mux := http.NewServeMux()
 	q.Register(muxRouter{mux})
 	srv := httptest.NewServer(mux)
@@ -315,7 +297,7 @@ func TestHeldEntriesAreBounded(t *testing.T) {
 	}
 	now := time.Now()
 	for n := range maxHeldEntries + 500 {
-		l.add(TailBatch{Streams: []model.Stream{lines("a", int64(maxHeldEntries*2-n), strconv.Itoa(n))}}, now)
+		l.add(model.TailBatch{Streams: []model.Stream{lines("a", int64(maxHeldEntries*2-n), strconv.Itoa(n))}}, now)
 	}
 	if due, dropped, more := l.take(now); len(due) != 0 || len(dropped)+more != 500 {
 		t.Errorf("%d are due, %d + %d dropped, want 0 and 500", len(due), len(dropped), more)
@@ -330,7 +312,7 @@ func TestHeldEntriesAreBounded(t *testing.T) {
 	big := lines("a", 1, strings.Repeat("x", 1<<20))
 	for n := range 10 {
 		big.Entries[0].Timestamp = int64(n)
-		l.add(TailBatch{Streams: []model.Stream{big}}, now)
+		l.add(model.TailBatch{Streams: []model.Stream{big}}, now)
 	}
 	if l.bytes > maxHeldBytes {
 		t.Errorf("%d bytes are held, want at most %d", l.bytes, maxHeldBytes)
@@ -349,7 +331,7 @@ func TestLiveTailTellsLinesApart(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, text := range []string{"one", "two", "one"} {
-		l.add(TailBatch{Streams: []model.Stream{lines("a", 7, text)}}, time.Now())
+		l.add(model.TailBatch{Streams: []model.Stream{lines("a", 7, text)}}, time.Now())
 	}
 	if due, _, _ := l.take(time.Now()); len(due) != 2 {
 		t.Errorf("%d lines, want 2", len(due))

@@ -17,7 +17,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
-	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/skaldlog/skald/distributor"
@@ -25,7 +24,6 @@ import (
 	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/conf"
 	"github.com/skaldlog/skald/internal/limits"
-	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/internal/tlsconf"
 	"github.com/skaldlog/skald/querier"
@@ -182,7 +180,7 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cat := catalog.New(store, cfg.catalog, n.registry, logger)
 	reader := storage.NewReader(cached, cat, cfg.storage, n.registry, logger)
 	n.distributor = distributor.New(cfg.distributor, n.ingester, n.overrides, n.registry, logger)
-	n.querier = querier.New(cfg.querier, []querier.Source{n.ingester, reader}, localTailer{n.ingester}, n.overrides, n.registry, logger)
+	n.querier = querier.New(cfg.querier, []querier.Source{n.ingester, reader}, n.ingester, n.overrides, n.registry, logger)
 	deletes := compact.NewDeletes(cfg.compact, store, n.overrides, logger)
 	n.querier.UseDeletes(deletes)
 	if err := os.MkdirAll(cfg.compact.Dir, 0o750); err != nil {
@@ -330,31 +328,6 @@ func freeMemory(ctx context.Context) {
 			debug.FreeOSMemory()
 		}
 	}
-}
-
-// localTailer is the ingester of this process, seen by the querier.
-type localTailer struct{ ingester *ingester.Ingester }
-
-func (t localTailer) Tail(ctx context.Context, tenant model.Tenant, matchers []*labels.Matcher) (querier.Tail, error) {
-	tail, err := t.ingester.Tail(ctx, tenant, matchers)
-	if err != nil {
-		return nil, err
-	}
-	return localTail{tail}, nil
-}
-
-type localTail struct{ *ingester.Tail }
-
-func (t localTail) Next(ctx context.Context) (querier.TailBatch, error) {
-	batch, err := t.Tail.Next(ctx)
-	if err != nil {
-		return querier.TailBatch{}, err
-	}
-	dropped := make([]querier.Dropped, len(batch.Dropped))
-	for i, d := range batch.Dropped {
-		dropped[i] = querier.Dropped(d)
-	}
-	return querier.TailBatch{Streams: batch.Streams, Dropped: dropped, DroppedMore: batch.DroppedMore}, nil
 }
 
 // logConfig says how the process logs about itself.

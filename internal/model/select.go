@@ -169,3 +169,28 @@ type Series struct {
 	// First and Last bound the timestamps of the stream's rows.
 	First, Last int64
 }
+
+// Tail is one subscription to the entries that are acknowledged from now on. Next is for
+// one goroutine; whoever got a Tail must Close it.
+type Tail interface {
+	// Next waits for entries. After Close, and when the source ends, it fails.
+	Next(ctx context.Context) (TailBatch, error)
+	Close()
+}
+
+// TailBatch is what has come in since the last call of Next.
+type TailBatch struct {
+	// Streams have entries in the order of their acknowledgement. One stream may stand
+	// there more than once. The batch is the receiver's to keep.
+	Streams []Stream
+	// Dropped names entries that were left out because the reader was too slow.
+	Dropped []Dropped
+	// DroppedMore counts further ones that are not named.
+	DroppedMore int
+}
+
+// Dropped is an entry that a tail has left out.
+type Dropped struct {
+	Timestamp int64
+	Labels    labels.Labels
+}
