@@ -180,7 +180,7 @@ func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) 
 	t.mu.logs = map[positions.Key]*tailLog{}
 	t.mu.names = map[string][]*tailLog{}
 	t.mu.owners = map[fileKey]*tailLog{}
-	return t, t.Update(targets)
+	return t, t.SetTargets(targets)
 }
 
 // grouper names groups of targets. Targets of a job share one, so that a file matched by

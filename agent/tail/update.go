@@ -8,11 +8,11 @@ import (
 	"github.com/skaldlog/skald/agent/positions"
 )
 
-// Update replaces the targets, while the tailer runs or before. A log that a new target wants
+// SetTargets replaces the targets, while the tailer runs or before. A log that a new target wants
 // under other labels gets a new consumer and goes on where it is. A log that no target wants
 // any more is read to its end, and left when it has been quiet for Grace; its position is
 // kept for the day it is wanted again. An invalid pattern is an error, and changes nothing.
-func (t *Tailer) Update(targets []Target) error {
+func (t *Tailer) SetTargets(targets []Target) error {
 	fresh, err := compile(targets)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func wanting(targets []*target, key positions.Key) *target {
 // relabelWait bounds how long a change of labels waits for a line that has not come whole yet.
 const relabelWait = 5 * time.Second
 
-// follow brings the log in line with the last Update. It reports when it must be called
+// follow brings the log in line with the last SetTargets. It reports when it must be called
 // again, 0 when it need not.
 func (l *tailLog) follow(now int64) (again int64) {
 	l.t.mu.Lock()
