@@ -127,7 +127,7 @@ func (q *Querier) engineLimits(lim *limits.Limits, instant bool) engine.Limits {
 	e := engine.Limits{
 		MaxSeries: lim.MaxQuerySeries, MaxEntries: lim.MaxEntriesLimitPerQuery,
 		MaxRange: lim.MaxQueryRange.Duration(), Timeout: lim.QueryTimeout.Duration(),
-		Variants: lim.EnableMultiVariantQueries,
+		Variants: lim.EnableMultiVariantQueries, ApproxTopK: slices.Contains(lim.ShardAggregations, "approx_topk"),
 	}
 	if !instant {
 		e.MaxLength, e.MaxResolution = lim.MaxQueryLength.Duration(), maxResolution

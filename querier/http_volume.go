@@ -77,15 +77,28 @@ func (p params) volumeLimit() (int, error) {
 	return p.limit("limit", defaultLimit)
 }
 
-// volumes sums the bytes of [from, through) by what the request groups by.
-func (q *Querier) volumes(ctx context.Context, v volumeRequest, from, through int64) (map[string]*volume, error) {
+// selecting are the request's matchers; a target they do not name must be there, too.
+func (v volumeRequest) selecting() []*labels.Matcher {
 	matchers := v.matchers
 	for _, t := range v.targets {
 		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return m.Name == t }) && !v.byName {
 			matchers = append(slices.Clip(matchers), labels.MustNewMatcher(labels.MatchRegexp, t, ".+"))
 		}
 	}
-	series, err := q.weigh(ctx, v.tenants, matchers, model.TimeRange{From: from, Through: through})
+	return matchers
+}
+
+// checkSeries refuses more series than the tenant's limit.
+func (v volumeRequest) checkSeries(n int) error {
+	if v.maxSeries > 0 && n > v.maxSeries {
+		return fault.New(fault.Invalid, "the query hit the max number of series limit (limit: %d series)", v.maxSeries)
+	}
+	return nil
+}
+
+// volumes sums bytes by what the request groups by.
+func (q *Querier) volumes(ctx context.Context, v volumeRequest) (map[string]*volume, error) {
+	series, err := q.weigh(ctx, v.tenants, v.selecting(), model.TimeRange{From: v.start, Through: v.end})
 	if err != nil {
 		return nil, err
 	}
@@ -99,10 +112,7 @@ func (q *Querier) volumes(ctx context.Context, v volumeRequest, from, through in
 			sums[key].bytes += s.Bytes
 		}
 	}
-	if v.maxSeries > 0 && len(sums) > v.maxSeries {
-		return nil, fault.New(fault.Invalid, "the query hit the max number of series limit (limit: %d series)", v.maxSeries)
-	}
-	return sums, nil
+	return sums, v.checkSeries(len(sums))
 }
 
 type volume struct {
@@ -151,52 +161,13 @@ func (q *Querier) serveVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sums, err := q.volumes(r.Context(), v, v.start, v.end)
+	sums, err := q.volumes(r.Context(), v)
 	if err != nil {
 		return err
 	}
 	res := &engine.Result{Type: "vector"}
 	for _, s := range largest(sums, v.limit) {
 		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: []engine.Point{{T: v.end / int64(time.Millisecond), V: float64(s.bytes)}}})
-	}
-	return writeJSON(w, appendResult(nil, res, encoding{}))
-}
-
-// serveVolumeRange sums by buckets of a step. A bucket is named by its end; interior ends
-// are a millisecond earlier, so that they do not belong to two buckets.
-func (q *Querier) serveVolumeRange(w http.ResponseWriter, r *http.Request) error {
-	v, err := q.readVolume(w, r, true)
-	if err != nil {
-		return err
-	}
-	total := map[string]*volume{}
-	points := map[string][]engine.Point{}
-	step := int64(v.step)
-	for from := v.start; from < v.end; {
-		through := min(v.end, (from/step+1)*step)
-		sums, err := q.volumes(r.Context(), v, from, through)
-		if err != nil {
-			return err
-		}
-		t := through / int64(time.Millisecond)
-		if through < v.end {
-			t--
-		}
-		for key, s := range sums {
-			points[key] = append(points[key], engine.Point{T: t, V: float64(s.bytes)})
-			if total[key] == nil {
-				total[key] = &volume{name: s.name, labels: s.labels}
-			}
-			total[key].bytes += s.bytes
-		}
-		from = through
-	}
-	res := &engine.Result{Type: "vector"}
-	for _, s := range largest(total, v.limit) {
-		if len(points[s.name]) > 1 {
-			res.Type = "matrix"
-		}
-		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: points[s.name]})
 	}
 	return writeJSON(w, appendResult(nil, res, encoding{}))
 }
@@ -214,5 +185,5 @@ func (q *Querier) serveDrilldownLimits(w http.ResponseWriter, r *http.Request) e
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, fmt.Appendf(nil, `{"limits":%s,"pattern_ingester_enabled":false,"version":"3.7.6"}`+"\n", text))
+	return writeJSON(w, fmt.Appendf(nil, `{"limits":%s,"pattern_ingester_enabled":true,"version":"3.7.6"}`+"\n", text))
 }

@@ -127,6 +127,8 @@ func (q *Querier) Register(r Router) {
 	api("index/stats", q.serveStats)
 	api("index/volume", q.serveVolume)
 	api("index/volume_range", q.serveVolumeRange)
+	api("index/shards", q.serveShards)
+	api("patterns", q.servePatterns)
 	api("detected_labels", q.serveDetectedLabels)
 	api("detected_fields", q.serveDetectedFields)
 	api("detected_field/{name}/values", q.serveDetectedFieldValues)

@@ -35,9 +35,10 @@ const patience = 2 * time.Minute
 
 // tailRig is a querier over a real ingester, behind a real HTTP server.
 type tailRig struct {
-	t   *testing.T
-	ing *ingester.Ingester
-	url string
+	t       *testing.T
+	ing     *ingester.Ingester
+	querier *Querier
+	url     string
 }
 
 type muxRouter struct{ *http.ServeMux }
@@ -73,7 +74,7 @@ func newTailRig(t *testing.T, change ...func(*limits.Limits)) *tailRig {
 			t.Errorf("the ingester ended with %v", err)
 		}
 	})
-	return &tailRig{t: t, ing: ing, url: srv.URL}
+	return &tailRig{t: t, ing: ing, querier: q, url: srv.URL}
 }
 
 func (r *tailRig) push(streams ...model.Stream) {

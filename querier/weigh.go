@@ -47,38 +47,55 @@ type scale struct {
 	}
 }
 
-func (s *scale) addBlock(ctx context.Context, b model.Block, r model.TimeRange) error {
-	offsets, err := b.Offsets(ctx)
-	if err != nil {
-		return err
+// weights are what the rows of a block weigh.
+type weights struct {
+	times   []int64 // nil unless asked for
+	offsets []uint32
+	extra   []uint32 // of metadata; nil without any
+	dead    model.Bitmap
+}
+
+func openWeights(ctx context.Context, b model.Block, timed bool) (w weights, err error) {
+	w.dead = b.Dead()
+	if w.offsets, err = b.Offsets(ctx); err != nil {
+		return w, err
 	}
-	var times []int64
-	if first, last := b.Bounds(); !r.Covers(first, last) {
-		if times, err = b.Times(ctx); err != nil {
-			return err
+	if timed {
+		if w.times, err = b.Times(ctx); err != nil {
+			return w, err
 		}
 	}
-	extra, err := metadataBytes(ctx, b)
+	w.extra, err = metadataBytes(ctx, b)
+	return w, err
+}
+
+// of is the weight of a row.
+func (w *weights) of(row int) int64 {
+	n := int64(w.offsets[row+1] - w.offsets[row])
+	if w.extra != nil {
+		n += int64(w.extra[row])
+	}
+	return n
+}
+
+func (s *scale) addBlock(ctx context.Context, b model.Block, r model.TimeRange) error {
+	first, last := b.Bounds()
+	w, err := openWeights(ctx, b, !r.Covers(first, last))
 	if err != nil {
 		return err
 	}
-	dead := b.Dead()
 	for _, run := range b.Runs() {
 		start, end := run.Start, run.End
-		if times != nil {
-			rows := times[start:end]
-			end = start + sort.Search(len(rows), func(i int) bool { return rows[i] >= r.Through })
-			start += sort.Search(len(rows), func(i int) bool { return rows[i] >= r.From })
+		if w.times != nil {
+			times := w.times[start:end]
+			end = start + sort.Search(len(times), func(i int) bool { return times[i] >= r.Through })
+			start += sort.Search(len(times), func(i int) bool { return times[i] >= r.From })
 		}
 		var rows, bytes int64
 		for row := start; row < end; row++ {
-			if dead.Has(row) {
-				continue
-			}
-			rows++
-			bytes += int64(offsets[row+1] - offsets[row])
-			if extra != nil {
-				bytes += int64(extra[row])
+			if !w.dead.Has(row) {
+				rows++
+				bytes += w.of(row)
 			}
 		}
 		if rows > 0 {

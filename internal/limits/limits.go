@@ -81,6 +81,7 @@ type Limits struct {
 	MinimumLabelsNumber        int            `yaml:"minimum_labels_number" help:"Matchers that every query must have."`
 	BlockedQueries             []BlockedQuery `yaml:"blocked_queries" help:"Queries to refuse."`
 	EnableMultiVariantQueries  bool           `yaml:"enable_multi_variant_queries" help:"Allow variants(…) of …."`
+	ShardAggregations          []string       `yaml:"shard_aggregations" help:"Aggregations that Loki shards. approx_topk must be named to be allowed; other names change nothing, since every aggregation is computed in parallel here."`
 	MaxQueriersPerTenant       int            `yaml:"max_queriers_per_tenant" help:"Queriers that serve a tenant."`
 	MaxQueryCapacity           float64        `yaml:"max_query_capacity" help:"Share of the queriers that serve a tenant, 0 to 1."`
 
@@ -192,6 +193,7 @@ func Tightest(ls ...*Limits) *Limits {
 		tighten(&out.VolumeMaxSeries, l.VolumeMaxSeries)
 		out.VolumeEnabled = out.VolumeEnabled && l.VolumeEnabled
 		out.EnableMultiVariantQueries = out.EnableMultiVariantQueries && l.EnableMultiVariantQueries
+		out.ShardAggregations = intersection(out.ShardAggregations, l.ShardAggregations)
 		out.MinimumLabelsNumber = max(out.MinimumLabelsNumber, l.MinimumLabelsNumber)
 		out.RequiredLabels = union(out.RequiredLabels, l.RequiredLabels)
 		out.BlockedQueries = append(slices.Clip(out.BlockedQueries), l.BlockedQueries...)
@@ -203,6 +205,16 @@ func tighten[N int | Duration | Bytes](have *N, other N) {
 	if other > 0 && (*have <= 0 || other < *have) {
 		*have = other
 	}
+}
+
+func intersection(a, b []string) []string {
+	var out []string
+	for _, s := range a {
+		if slices.Contains(b, s) {
+			out = append(out, s)
+		}
+	}
+	return out
 }
 
 func union(a, b []string) []string {

@@ -17,7 +17,7 @@ var ignored = []string{
 	"recent_metadata_query_window", "split_instant_metric_queries_by_interval", "split_ingester_queries_by_interval",
 	"min_sharding_lookback", "engine_results_cache_time_bucket_interval", "max_cache_freshness_per_query",
 	"max_metadata_cache_freshness", "max_stats_cache_freshness", "tsdb_max_bytes_per_shard", "tsdb_sharding_strategy",
-	"tsdb_precompute_chunks", "shard_aggregations", "query_ready_index_num_days", "allow_deletes",
+	"tsdb_precompute_chunks", "query_ready_index_num_days", "allow_deletes",
 	"index_gateway_shard_size", "index_gateway_max_capacity", "pattern_ingester_tokenizable_json_fields_default",
 	"pattern_ingester_tokenizable_json_fields_append", "pattern_ingester_tokenizable_json_fields_delete",
 	"pattern_rate_threshold", "pattern_persistence_granularity", "ingestion_partitions_tenant_shard_size",

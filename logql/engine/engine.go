@@ -110,9 +110,11 @@ const (
 	variantsDisabled = "multi variant queries are disabled for this instance"
 	approxDisabled   = "approx_topk is not enabled. See -limits.shard_aggregations"
 	tooManySteps     = "exceeded maximum resolution of 11,000 points per time series. Try increasing the value of the step parameter"
-	timedOut         = "request timed out, decrease the duration of the request or add more label matchers (prefer exact match over regex match) to reduce the amount of data processed"
 	clientGone       = "the request was cancelled by the client"
 )
+
+// TimedOut is the text of the error of a query that took too long.
+const TimedOut = "request timed out, decrease the duration of the request or add more label matchers (prefer exact match over regex match) to reduce the amount of data processed"
 
 // Query evaluates a query over what src holds. Errors are faults: Invalid for what the
 // query or its limits forbid, Internal for matches that are not unique (a status of 500
@@ -149,11 +151,16 @@ func (e *Engine) Evaluate(ctx context.Context, src scan.Selector, lim Limits, p 
 	case err == nil:
 		return out, nil
 	case errors.Is(err, context.DeadlineExceeded):
-		return nil, fault.New(fault.Timeout, timedOut)
+		return nil, fault.New(fault.Timeout, TimedOut)
 	case errors.Is(err, context.Canceled):
 		return nil, fault.New(fault.Canceled, clientGone)
 	}
 	return nil, err
+}
+
+// TooLong is the refusal of a query over a longer time than most.
+func TooLong(length, most time.Duration) error {
+	return fault.New(fault.Invalid, "the query time range exceeds the limit (query length: %s, limit: %s)", length, model.Duration(most))
 }
 
 // validate checks what can be refused without looking at data.
@@ -165,7 +172,7 @@ func validate(expr syntax.Expr, lim Limits, p Params) error {
 	if !p.Instant {
 		length := time.Duration(p.End - p.Start)
 		if lim.MaxLength > 0 && length > lim.MaxLength {
-			return fault.New(fault.Invalid, "the query time range exceeds the limit (query length: %s, limit: %s)", length, model.Duration(lim.MaxLength))
+			return TooLong(length, lim.MaxLength)
 		}
 		if lim.MaxResolution > 0 && p.Step > 0 && int64(length/p.Step) > int64(lim.MaxResolution) {
 			return fault.New(fault.Invalid, tooManySteps)
