@@ -8,11 +8,12 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/internal/server"
 )
 
 // RegisterGRPC adds the service logproto.Pusher, the same pushes as over HTTP without the
-// snappy around them. The server must pass messages as server.RawMessage.
+// snappy around them. The server must pass messages as rpc.RawMessage.
 func (d *Distributor) RegisterGRPC(s grpc.ServiceRegistrar) {
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: "logproto.Pusher",
@@ -22,12 +23,12 @@ func (d *Distributor) RegisterGRPC(s grpc.ServiceRegistrar) {
 }
 
 func (d *Distributor) handleGRPC(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-	var msg server.RawMessage
+	var msg rpc.RawMessage
 	if err := decode(&msg); err != nil {
 		return nil, err
 	}
 	call := func(ctx context.Context, _ any) (any, error) {
-		return &server.RawMessage{}, grpcError(d.pushGRPC(ctx, msg))
+		return &rpc.RawMessage{}, grpcError(d.pushGRPC(ctx, msg))
 	}
 	if intercept == nil {
 		return call(ctx, &msg)
@@ -35,7 +36,7 @@ func (d *Distributor) handleGRPC(_ any, ctx context.Context, decode func(any) er
 	return intercept(ctx, &msg, &grpc.UnaryServerInfo{Server: d, FullMethod: "/logproto.Pusher/Push"}, call)
 }
 
-func (d *Distributor) pushGRPC(ctx context.Context, msg server.RawMessage) error {
+func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	id, err := server.TenantOfContext(ctx)
 	if err != nil {
 		return err

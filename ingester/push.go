@@ -37,8 +37,8 @@ func (s *scratch) release() {
 // Push stores entries. They are durable and visible when it returns nil. Otherwise the
 // error's kind says what happened:
 //
-//   - fault.RateLimited: streams over a limit of the tenant were refused, the rest of the
-//     batch is stored;
+//   - fault.RateLimited, and a *RefusedError: streams over a limit of the tenant were
+//     refused, the rest of the batch is stored;
 //   - fault.Unavailable: nothing was stored for sure (no memory, no disk, stopping), and a
 //     retry is safe, because an entry is stored once however often it is pushed;
 //   - fault.TooLarge, fault.Invalid: the batch or an entry can never be stored; nothing was.
@@ -98,6 +98,21 @@ func (i *Ingester) Push(ctx context.Context, name model.Tenant, streams []model.
 	}
 	return refusal
 }
+
+// RefusedError says which streams of a push were refused because of a limit of the tenant,
+// while all others are stored. Text and kind are those of the last refusal.
+type RefusedError struct {
+	streams []int
+	cause   error
+}
+
+func (e *RefusedError) Error() string { return e.cause.Error() }
+
+// Unwrap returns the last refusal.
+func (e *RefusedError) Unwrap() error { return e.cause }
+
+// RefusedStreams returns the numbers of the refused streams in the push, rising.
+func (e *RefusedError) RefusedStreams() []int { return e.streams }
 
 // enter returns the current generation with the caller counted as a writer.
 func (i *Ingester) enter() (*generation, error) {

@@ -79,7 +79,8 @@ func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64
 // and for the others the last offence: their entries are refused while the rest of the
 // push is stored. It writes into the slices of the scratch. Called with the lock held.
 func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, sc *scratch, m *metrics) error {
-	var refusal error
+	var last error
+	var refused []int
 	most := streamLimit(lim)
 	rate, burst := float64(lim.PerStreamRateLimit), float64(lim.PerStreamRateLimitBurst)
 	for i := range batch {
@@ -90,7 +91,7 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, 
 		s := t.find(batch[i].Labels, hash)
 		if s == nil {
 			if most > 0 && t.mu.count >= most {
-				refusal = tooManyStreams(t.name, batch[i].Labels)
+				last, refused = tooManyStreams(t.name, batch[i].Labels), append(refused, i)
 				m.discarded.WithLabelValues("stream_limit").Add(float64(len(batch[i].Entries)))
 				continue
 			}
@@ -98,14 +99,17 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, 
 		}
 		s.used = now
 		if rate > 0 && !s.take(batch[i].Entries, rate, burst, now) {
-			refusal = tooFast(t.name, &batch[i], lim.PerStreamRateLimit)
+			last, refused = tooFast(t.name, &batch[i], lim.PerStreamRateLimit), append(refused, i)
 			m.discarded.WithLabelValues("per_stream_rate_limit").Add(float64(len(batch[i].Entries)))
 			continue
 		}
 		sc.streams = append(sc.streams, batch[i])
 		sc.hashes = append(sc.hashes, hash)
 	}
-	return refusal
+	if last == nil {
+		return nil
+	}
+	return &RefusedError{streams: refused, cause: last}
 }
 
 // streamLimit returns the number of active streams allowed here, 0 for any number.

@@ -12,17 +12,15 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/encoding"
 	_ "google.golang.org/grpc/encoding/gzip" // clients may compress
-	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
-	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 
 	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/internal/tlsconf"
 )
 
@@ -55,8 +53,8 @@ func (c *GRPCConfig) RegisterFlags(fs *flag.FlagSet) {
 // DefaultGRPCListen is Loki's port.
 const DefaultGRPCListen = ":9095"
 
-// GRPC is a gRPC listener. It carries bytes: services decode their messages themselves, so
-// that the hot path needs no generated code.
+// GRPC is a gRPC listener. It carries bytes, by rpc.Codec: services decode their messages
+// themselves, so that the hot path needs no generated code.
 type GRPC struct {
 	*grpc.Server
 	listener net.Listener
@@ -85,7 +83,7 @@ func NewGRPC(cfg GRPCConfig, logger *slog.Logger) (*GRPC, error) {
 		guard.members = strings.Split(cfg.MemberNames, ",")
 	}
 	options := []grpc.ServerOption{
-		grpc.ForceServerCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)}),
+		grpc.ForceServerCodecV2(rpc.Codec()),
 		grpc.MaxRecvMsgSize(cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.ChainUnaryInterceptor(guard.unary),
@@ -133,25 +131,4 @@ func TenantOfContext(ctx context.Context) (model.Tenant, error) {
 		}
 	}
 	return one(accessOf(ctx).tenants(header))
-}
-
-// RawMessage is a message as it came, or as it is to be sent.
-type RawMessage []byte
-
-// rawCodec passes RawMessages through and leaves others to protobuf.
-type rawCodec struct{ encoding.CodecV2 }
-
-func (c rawCodec) Marshal(v any) (mem.BufferSlice, error) {
-	if m, ok := v.(*RawMessage); ok {
-		return mem.BufferSlice{mem.SliceBuffer(*m)}, nil
-	}
-	return c.CodecV2.Marshal(v)
-}
-
-func (c rawCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if m, ok := v.(*RawMessage); ok {
-		*m = data.Materialize()
-		return nil
-	}
-	return c.CodecV2.Unmarshal(data, v)
 }

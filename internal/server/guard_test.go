@@ -17,12 +17,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
-	"google.golang.org/grpc/encoding"
-	"google.golang.org/grpc/encoding/proto"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
 	"github.com/skaldlog/skald/internal/auth"
+	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/internal/testkit/certs"
 	"github.com/skaldlog/skald/internal/tlsconf"
 )
@@ -182,7 +181,7 @@ func TestGRPCAsksToo(t *testing.T) {
 		t.Fatal(err)
 	}
 	handler := func(_ any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		var msg RawMessage
+		var msg rpc.RawMessage
 		if err := decode(&msg); err != nil {
 			return nil, err
 		}
@@ -191,7 +190,7 @@ func TestGRPCAsksToo(t *testing.T) {
 			if err != nil {
 				return nil, status.Error(codes.Unauthenticated, err.Error())
 			}
-			return &RawMessage{byte(tenant[0])}, nil
+			return &rpc.RawMessage{byte(tenant[0])}, nil
 		})
 	}
 	for _, name := range []string{"logproto.Pusher", "skald.Ingester"} {
@@ -209,7 +208,7 @@ func TestGRPCAsksToo(t *testing.T) {
 			cfg.Certificates = []tls.Certificate{pair}
 		}
 		conn, err := grpc.NewClient(g.Addr().String(), grpc.WithTransportCredentials(credentials.NewTLS(cfg)),
-			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rawCodec{encoding.GetCodecV2(proto.Name)})))
+			grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -238,7 +237,7 @@ func TestGRPCAsksToo(t *testing.T) {
 			ctx = metadata.AppendToOutgoingContext(ctx, "x-scope-orgid", tc.tenant)
 		}
 		method := "/" + tc.service + "/Push"
-		request, answer := RawMessage(method), RawMessage{}
+		request, answer := rpc.RawMessage(method), rpc.RawMessage{}
 		if got := status.Code(tc.conn.Invoke(ctx, method, &request, &answer)); got != tc.want {
 			t.Errorf("%s with token %q for tenant %q: got %s, want %s", method, tc.token, tc.tenant, got, tc.want)
 		}
