@@ -72,7 +72,11 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	}
 	defer batch.Release()
 	d.metrics.received.Add(float64(batch.Size()))
-	err = d.push(r.Context(), id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata)
+	ctx := r.Context()
+	if a := batch.Arrival(); len(a.Packed) > 0 {
+		ctx = model.WithArrival(ctx, a)
+	}
+	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata)
 	if err != nil && !refusal(err) {
 		d.logger.Warn("push failed", "tenant", id, "format", format, "err", err)
 	}

@@ -66,7 +66,7 @@ func (i *Ingester) Push(ctx context.Context, name model.Tenant, streams []model.
 	}
 	defer i.memory.reserved.Add(-need)
 	// 3. To the log, synced with whatever else waits.
-	records, err := sc.encoder.Encode(name, sc.streams)
+	records, err := sc.encoder.Encode(name, sc.streams, model.ArrivalOf(ctx))
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/crc32"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -14,6 +15,13 @@ import (
 func FuzzRecord(f *testing.F) {
 	f.Add(encode(f, "t", stream("a", "hello", "world")))
 	f.Add(encode(f, "t", stream("a", string(bytes.Repeat([]byte("pack me "), 200)))))
+	streams, a := arrival(rand.New(rand.NewPCG(1, 1)), 100)
+	var e Encoder
+	arrived, err := e.Encode("t", streams, a)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(bytes.Clone(arrived))
 	f.Add([]byte{encodingS2, 5, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Add([]byte{encodingRaw, 8, 1, 'a', 0xff, 0xff, 0xff, 0xff, 0x0f, 0})
 	f.Fuzz(func(t *testing.T, body []byte) {

@@ -22,9 +22,13 @@ type Encoder struct {
 }
 
 // Encode returns a batch as one or more records, ready for Log.Append. The result is
-// valid until the next call. An entry above MaxEntry is fault.TooLarge.
-func (e *Encoder) Encode(tenant model.Tenant, streams []model.Stream) ([]byte, error) {
+// valid until the next call. When the streams are most of an arrival, which may be empty,
+// it is kept as it came. An entry above MaxEntry is fault.TooLarge.
+func (e *Encoder) Encode(tenant model.Tenant, streams []model.Stream, a model.Arrival) ([]byte, error) {
 	e.out = e.out[:0]
+	if e.arrived(tenant, streams, a) {
+		return e.out, nil
+	}
 	// Streams are gathered into payloads; one that overflows is cut between entries.
 	e.begin(tenant)
 	count, countAt := 0, e.openCount()
@@ -163,6 +167,7 @@ type decoder struct {
 	err error
 
 	unpacked []byte
+	sets     []labels.Labels // of a record that holds a push as it came
 	builder  labels.ScratchBuilder
 	interned map[string]labels.Labels
 }
@@ -277,15 +282,25 @@ func (d *decoder) record(body []byte) (batch Batch, rest []byte, err error) {
 	}
 	switch encoding {
 	case encodingRaw:
+		batch, err = d.payload(payload)
 	case encodingS2:
-		if payload, err = d.unpack(payload); err != nil {
-			return batch, nil, err
+		if payload, err = d.unpack(payload); err == nil {
+			batch, err = d.payload(payload)
 		}
+	case encodingArrived:
+		batch, err = d.arrived(payload)
 	default:
-		return batch, nil, fmt.Errorf("record has encoding %d, want %d or %d", encoding, encodingRaw, encodingS2)
+		err = fmt.Errorf("record has encoding %d, want %d to %d", encoding, encodingRaw, encodingArrived)
 	}
-	batch, err = d.payload(payload)
 	return batch, rest, err
+}
+
+// room returns a buffer of n bytes, which the next record overwrites.
+func (d *decoder) room(n int) []byte {
+	if cap(d.unpacked) < n {
+		d.unpacked = make([]byte, n)
+	}
+	return d.unpacked[:n]
 }
 
 func (d *decoder) unpack(packed []byte) ([]byte, error) {
@@ -296,10 +311,7 @@ func (d *decoder) unpack(packed []byte) ([]byte, error) {
 	if n > maxRecord {
 		return nil, fmt.Errorf("record claims %d bytes, more than the largest, %d", n, maxRecord)
 	}
-	if cap(d.unpacked) < n {
-		d.unpacked = make([]byte, n)
-	}
-	out, err := s2.Decode(d.unpacked[:n], packed)
+	out, err := s2.Decode(d.room(n), packed)
 	if err != nil {
 		return nil, fmt.Errorf("unpacking a record: %w", err)
 	}
@@ -308,18 +320,30 @@ func (d *decoder) unpack(packed []byte) ([]byte, error) {
 
 func (d *decoder) payload(p []byte) (batch Batch, err error) {
 	d.b, d.err = p, nil
+	return d.batch(func() model.Entry {
+		ts, line := d.varint(), d.bytes()
+		return model.Entry{Timestamp: ts, Line: line, Metadata: d.labels()}
+	})
+}
+
+// minEntry is the least that an entry takes: time, line and metadata.
+const minEntry = 3
+
+// batch reads tenant and streams. entry reads an entry; its time counts from the one before.
+func (d *decoder) batch(entry func() model.Entry) (batch Batch, err error) {
 	tenant := string(d.bytes())
 	streams := d.count(2)
 	batch.Streams = make([]model.Stream, 0, min(streams, 1024))
 	for range streams {
 		s := model.Stream{Labels: d.streamLabels()}
-		n := d.count(3)
+		n := d.count(minEntry)
 		s.Entries = make([]model.Entry, 0, n)
 		last := int64(0)
 		for range n {
-			last += d.varint()
-			line := d.bytes()
-			s.Entries = append(s.Entries, model.Entry{Timestamp: last, Line: line, Metadata: d.labels()})
+			en := entry()
+			last += en.Timestamp
+			en.Timestamp = last
+			s.Entries = append(s.Entries, en)
 		}
 		if d.err != nil {
 			return batch, d.err

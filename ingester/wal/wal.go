@@ -31,7 +31,8 @@
 //	+-------------+----------------+------------------------+
 //	| encoding u8 | length uvarint | payload, length bytes  |
 //	+-------------+----------------+------------------------+
-//	encoding 0: the payload as is; 1: the payload is an S2 block.
+//	encoding 0: the payload as is; 1: the payload is an S2 block; 2: the payload is a push
+//	as it arrived, and what became of it.
 //
 //	payload
 //	tenant   uvarint length, bytes
@@ -56,6 +57,20 @@
 //
 // A push of more than 4 MiB is cut into several records of one frame.
 //
+// Encoding 2 keeps a push as it arrived, so that nothing has to be packed again:
+//
+//	push     uvarint length, a snappy block of at most 4 MiB unpacked; its lines are in it
+//	tenant   uvarint length, bytes
+//	streams  uvarint count, then for each
+//	  labels   uvarint count, then for each: name, value
+//	  entries  uvarint count, then for each
+//	    time      varint, as above
+//	    from      varint, bytes from the end of the line before (first: the beginning of the
+//	              unpacked push) to the line
+//	    length    uvarint, of the line
+//	    metadata  uvarint: 0 none; 1 a new set follows, count and pairs as above; 2 and more: the
+//	              set that came first, second, … of the record's first 8 new ones
+//
 // Version 1 is the first version; a reader refuses any other and says so.
 package wal
 
@@ -74,8 +89,9 @@ const (
 	headerSize  = 24
 	frameHeader = 16
 
-	encodingRaw = 0
-	encodingS2  = 1
+	encodingRaw     = 0
+	encodingS2      = 1
+	encodingArrived = 2
 
 	// recordTarget is the payload size at which a push is cut into another record. It
 	// bounds what encoding and replaying need at once.

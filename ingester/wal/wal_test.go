@@ -35,7 +35,7 @@ func stream(app string, lines ...string) model.Stream {
 func encode(t testing.TB, tenant model.Tenant, streams ...model.Stream) []byte {
 	t.Helper()
 	var e Encoder
-	b, err := e.Encode(tenant, streams)
+	b, err := e.Encode(tenant, streams, model.Arrival{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -100,7 +100,7 @@ func TestWorkedExample(t *testing.T) {
 
 func TestEntryTooLarge(t *testing.T) {
 	var e Encoder
-	_, err := e.Encode("a", []model.Stream{stream("a", string(make([]byte, MaxEntry)))})
+	_, err := e.Encode("a", []model.Stream{stream("a", string(make([]byte, MaxEntry)))}, model.Arrival{})
 	if fault.Of(err) != fault.TooLarge {
 		t.Errorf("got %v, want a fault of kind TooLarge", err)
 	}

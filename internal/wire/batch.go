@@ -25,6 +25,7 @@ type Batch struct {
 	spans   []int          // spans[i] is the end of stream i's entries
 
 	raw, body []byte // as received, and decompressed
+	snappy    bool   // body is what snappy makes of raw
 	reserve   func(int64) error
 }
 
@@ -39,6 +40,15 @@ func (b *Batch) Metadata(i int) []labels.Label {
 		start = b.ends[i-1]
 	}
 	return b.pairs[start:b.ends[i]:b.ends[i]]
+}
+
+// Arrival returns the body of a push that came as a snappy block, valid until Release, and
+// an empty one otherwise. Lines are parts of its text.
+func (b *Batch) Arrival() model.Arrival {
+	if !b.snappy {
+		return model.Arrival{}
+	}
+	return model.Arrival{Text: b.body, Packed: b.raw}
 }
 
 // Size is the length of the decoded body.

@@ -97,6 +97,7 @@ func (d *Decoder) readSnappy(b *Batch, body Body) error {
 	if b.body, err = snappy.Decode(b.body[:size], b.raw); err != nil {
 		return fault.Wrap(fault.Invalid, err)
 	}
+	b.snappy = true
 	return nil
 }
 
