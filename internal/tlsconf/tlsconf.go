@@ -132,6 +132,30 @@ func (c *Member) Config() (*tls.Config, error) {
 	return cfg, nil
 }
 
+// ListenConfig builds the configuration of a listener that only members may connect to.
+func (c *Member) ListenConfig() (*tls.Config, error) {
+	if c.Cert == "" {
+		return nil, errors.New("-cluster.tls.cert-file is needed, since members connect to this process too")
+	}
+	own := Server{Cert: c.Cert, Key: c.Key, ClientCA: c.CA, prefix: "-cluster.tls"}
+	cfg, err := own.Config()
+	if err != nil {
+		return nil, err
+	}
+	checked := cfg.GetConfigForClient
+	cfg.GetConfigForClient = func(hello *tls.ClientHelloInfo) (*tls.Config, error) {
+		inner, err := checked(hello)
+		if err != nil {
+			return nil, err
+		}
+		inner.VerifyConnection = func(state tls.ConnectionState) error {
+			return state.PeerCertificates[0].VerifyHostname(c.ServerName)
+		}
+		return inner, nil
+	}
+	return cfg, nil
+}
+
 func loadPair(cert, key string) (*tls.Certificate, error) {
 	pair, err := tls.LoadX509KeyPair(cert, key)
 	return &pair, err

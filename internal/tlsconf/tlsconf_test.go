@@ -71,6 +71,31 @@ func TestMembersKnowEachOther(t *testing.T) {
 	}
 }
 
+func TestOnlyMembersConnect(t *testing.T) {
+	ca := certs.New(t)
+	cert, key := ca.Issue(t, "skald")
+	m := Member{Cert: cert, Key: key, CA: ca.File, ServerName: "skald"}
+	listen, err := m.ListenConfig()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, ok := range map[string]bool{"skald": true, "node-7": false} {
+		cert, key := ca.Issue(t, name)
+		client, err := (&Member{Cert: cert, Key: key, CA: ca.File, ServerName: "skald"}).Config()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if name == "skald" { // issuing it again replaced the listener's files
+			if listen, err = m.ListenConfig(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, serverErr := handshake(client, listen); (serverErr == nil) != ok {
+			t.Errorf("a certificate of %s: %v", name, serverErr)
+		}
+	}
+}
+
 func TestNewCertificatesAreTaken(t *testing.T) {
 	ours, other := certs.New(t), certs.New(t)
 	cert, key := ours.Issue(t, "skald")
