@@ -155,6 +155,8 @@ func TestMalformedPushesAreErrors(t *testing.T) {
 
 // fakeIngester answers as it is told and remembers what it got.
 type fakeIngester struct {
+	Reader
+
 	mu     sync.Mutex
 	got    []model.Stream
 	answer error

@@ -44,6 +44,9 @@
 //	  bool   partial = 3;                // all streams but the refused ones are stored
 //	  repeated uint64 refused = 4;       // packed; numbers of streams, counted through all parts
 //	}
+//
+// Select, Series and Tail are streams; select_wire.go, columns.go, series.go and tail.go
+// describe their messages.
 package remote
 
 import (
@@ -62,6 +65,7 @@ const serviceName = "skald.Ingester"
 // Ingester is what is served: the verbs of *ingester.Ingester.
 type Ingester interface {
 	Push(ctx context.Context, tenant model.Tenant, streams []model.Stream) error
+	Reader
 }
 
 // ServerConfig bounds what the server takes on.
@@ -91,6 +95,7 @@ func Register(s grpc.ServiceRegistrar, ing Ingester, cfg ServerConfig, reg prome
 		ServiceName: serviceName,
 		HandlerType: (*any)(nil),
 		Methods:     []grpc.MethodDesc{{MethodName: "Push", Handler: srv.push.handle}},
+		Streams:     readStreams(ing),
 	}, srv)
 }
 
