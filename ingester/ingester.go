@@ -78,12 +78,16 @@ type Ingester struct {
 	mu struct {
 		sync.RWMutex
 		current  *generation   // nil once the ingester has stopped
+		readOnly bool          // current takes no more writers
 		frozen   []*generation // oldest first
 		segments map[model.Tenant][]*localSegment
 	}
 }
 
-var errStopped = fault.New(fault.Unavailable, "ingester is stopping")
+var (
+	errStopped  = fault.New(fault.Unavailable, "ingester is stopping")
+	errReadOnly = fault.New(fault.Unavailable, "ingester is leaving and takes no more entries")
+)
 
 // New opens the directory, and recovers what an earlier process left there: it replays the
 // write-ahead log and opens the local segments. Entries can be pushed and read from then
@@ -123,6 +127,15 @@ func (i *Ingester) Ready() error {
 		return fault.New(fault.Unavailable, "write-ahead log %s is out of use and there is no new one yet; see the log for the reason", i.mu.current.walPath)
 	}
 	return nil
+}
+
+// SetReadOnly makes Push refuse everything with fault.Unavailable, or ends that. What was
+// stored is still read and uploaded: so an ingester leaves a ring. When it returns, a
+// Flush will upload everything that is ever acknowledged.
+func (i *Ingester) SetReadOnly(on bool) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.mu.readOnly = on
 }
 
 func (i *Ingester) open() error {

@@ -2,10 +2,13 @@ package ingester
 
 import (
 	"context"
+	"fmt"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 )
 
@@ -46,4 +49,44 @@ func TestSameRowsEverywhere(t *testing.T) {
 	r.must(r.Close())
 	r.start()
 	check("uploaded, after a restart")
+}
+
+// An ingester that leaves: once it is read only, one flush puts all that it has
+// acknowledged into the store, also what was being pushed at that moment.
+func TestReadOnlyThenFlush(t *testing.T) {
+	r := newRig(t)
+	var mu sync.Mutex
+	var acknowledged []model.Stream
+	var wg sync.WaitGroup
+	started := make(chan struct{}, 4)
+	for w := range 4 {
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				batch := logs(fmt.Sprint("app-", w), entry(day0+int64(n), "line"))
+				if err := r.Push(context.Background(), "t", []model.Stream{batch}); err != nil {
+					if fault.Of(err) != fault.Unavailable {
+						t.Errorf("got %v", err)
+					}
+					return
+				}
+				mu.Lock()
+				acknowledged = append(acknowledged, batch)
+				mu.Unlock()
+				if n == 20 {
+					started <- struct{}{}
+				}
+			}
+		})
+	}
+	for range 4 {
+		<-started
+	}
+	r.SetReadOnly(true)
+	r.must(r.Flush(context.Background()))
+	wg.Wait()
+	if diff := cmp.Diff(rendered(acknowledged...), r.stored("t")); diff != "" {
+		t.Errorf("object store: rows differ (-want +got):\n%s", diff)
+	}
+	r.SetReadOnly(false)
+	r.push("t", logs("a", entry(day0, "again")))
 }

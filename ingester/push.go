@@ -121,6 +121,9 @@ func (i *Ingester) enter() (*generation, error) {
 	if i.mu.current == nil {
 		return nil, errStopped
 	}
+	if i.mu.readOnly {
+		return nil, errReadOnly
+	}
 	i.mu.current.writers.Add(1)
 	return i.mu.current, nil
 }

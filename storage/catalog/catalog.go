@@ -229,6 +229,17 @@ func (c *Catalog) Invalidate(tenant model.Tenant, day string) {
 	}
 }
 
+// InvalidateAll forgets every listing. A process calls it when an ingester has left: what
+// only that one could answer until now is in objects that no cached listing may name.
+func (c *Catalog) InvalidateAll() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.mu.cache = lru.New[cacheKey, listing](int64(c.cfg.MaxRefs))
+	for i := range c.mu.changed {
+		c.mu.changed[i]++
+	}
+}
+
 var seed = maphash.MakeSeed()
 
 func stripe(key cacheKey) uint64 { return maphash.Comparable(seed, key) % 1024 }

@@ -155,13 +155,16 @@ func TestListingsAreCached(t *testing.T) {
 		putSegment(t, store, "a", noon+2, noon+2, id1)
 		c.Invalidate("a", "2026-11-24")
 		list("invalidated", 3, 1)
+		putSegment(t, store, "a", noon+3, noon+3, id1)
+		c.InvalidateAll()
+		list("all invalidated", 4, 1)
 
 		c.Invalidate("a", "2026-11-24")
 		store.SetFaults(object.Fault{Op: "list"})
 		if _, err := c.Segments(t.Context(), "a", model.TimeRange{From: noon, Through: noon + 1}); !errors.Is(err, object.ErrInjected) {
 			t.Errorf("got %v, want the store's error", err)
 		}
-		list("errors are not cached", 3, 1)
+		list("errors are not cached", 4, 1)
 	})
 }
 

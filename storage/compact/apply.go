@@ -46,7 +46,6 @@ func (r *round) dayIsDone(ctx context.Context, d *dayState, u *rules) error {
 	}
 	for _, q := range u.requests {
 		q.DaysDone = append(q.DaysDone, d.day)
-		slices.Sort(q.DaysDone)
 		if err := r.saveState(ctx, d.tenant, q); err != nil {
 			return err
 		}
@@ -54,15 +53,21 @@ func (r *round) dayIsDone(ctx context.Context, d *dayState, u *rules) error {
 	return nil
 }
 
+// daysAmong returns those days that have timestamps of the request.
+func (q *Request) daysAmong(days []string) (found []string) {
+	for _, day := range days {
+		if span, err := catalog.DayRange(day); err == nil && span.Overlaps(q.Start, q.End) {
+			found = append(found, day)
+		}
+	}
+	return found
+}
+
 // finishRequests marks the requests that have been applied to all of the tenant's days.
 func (r *round) finishRequests(ctx context.Context, tenant model.Tenant, pending []*Request, days []string) error {
 	for _, q := range pending {
 		total, done := 0, 0
-		for _, day := range days {
-			span, err := catalog.DayRange(day)
-			if err != nil || !span.Overlaps(q.Start, q.End) {
-				continue
-			}
+		for _, day := range q.daysAmong(days) {
 			total++
 			if slices.Contains(q.DaysDone, day) {
 				done++
@@ -87,6 +92,15 @@ func (r *round) finishRequests(ctx context.Context, tenant model.Tenant, pending
 	return nil
 }
 
+// saveState adds to what is stored: other compactors note the days that they look after.
+// Two that write at once may lose a day, which its owner then notes in its next round.
 func (r *round) saveState(ctx context.Context, tenant model.Tenant, q *Request) error {
+	var stored state
+	if _, err := r.deletes.get(ctx, stateKey(tenant, q.ID), &stored); err != nil {
+		return err
+	}
+	q.DaysDone = append(q.DaysDone, stored.DaysDone...)
+	slices.Sort(q.DaysDone)
+	q.DaysDone = slices.Compact(q.DaysDone)
 	return r.deletes.put(ctx, tenant, stateKey(tenant, q.ID), state{q.DaysDone, q.Days, q.Processed})
 }

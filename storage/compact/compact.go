@@ -78,6 +78,9 @@ type Config struct {
 	Retention bool
 	// Verify reads each merged segment once more, wholly, before it is uploaded.
 	Verify bool
+	// Owner, if set, says whether Run is to look after a tenant's day, so that several
+	// compactors share the work. The day "" stands for what is done once for a tenant.
+	Owner func(tenant model.Tenant, day string) bool
 }
 
 // RegisterFlags declares the settings, with their defaults.
@@ -310,10 +313,15 @@ func (r *round) tenant(ctx context.Context, tenant model.Tenant) error {
 	if err != nil {
 		return err
 	}
+	for _, q := range pending {
+		if q.Days == 0 { // or whoever has done the first one could not say of how many
+			q.Days = len(q.daysAmong(days))
+		}
+	}
 	keeps := r.retentionOf(tenant)
 	var failures []error
 	for i := len(days) - 1; i >= 0; i-- {
-		if r.filter.Day != "" && r.filter.Day != days[i] {
+		if r.filter.Day != "" && r.filter.Day != days[i] || !r.owns(tenant, days[i]) {
 			continue
 		}
 		if err := r.oneDay(ctx, tenantDay{tenant, days[i]}, keeps, pending); err != nil {
@@ -324,8 +332,16 @@ func (r *round) tenant(ctx context.Context, tenant model.Tenant) error {
 			failures = append(failures, fmt.Errorf("day %s: %w", days[i], err))
 		}
 	}
-	if err := r.finishRequests(ctx, tenant, pending, days); err != nil {
-		failures = append(failures, err)
+	if r.owns(tenant, "") {
+		if err := r.finishRequests(ctx, tenant, pending, days); err != nil {
+			failures = append(failures, err)
+		}
 	}
 	return errors.Join(failures...)
+}
+
+// owns reports whether a tenant's day is this compactor's. A round that somebody asked for
+// looks after everything.
+func (r *round) owns(tenant model.Tenant, day string) bool {
+	return !r.lazy || r.cfg.Owner == nil || r.cfg.Owner(tenant, day)
 }

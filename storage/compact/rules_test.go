@@ -11,6 +11,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/object"
 )
 
@@ -234,4 +235,38 @@ func TestDeleteRequestOverDays(t *testing.T) {
 	if got := list[0].Status(); got != "processed" {
 		t.Errorf("status %s", got)
 	}
+}
+
+// Compactors that share the days of a tenant share a request's days too; it is processed
+// when all are done, and only then.
+func TestOwnersShareTheDays(t *testing.T) {
+	w := newWorld(t)
+	day := w.today()
+	before := model.TimeRange{From: day.From - int64(aDay), Through: day.From}
+	all := append(rows(60, before), rows(60, day)...)
+	w.put("t", 2, all[:60])
+	w.put("t", 2, all[60:])
+	d := w.deletes()
+	_, err := d.Create(t.Context(), "t", "app-1", time.Unix(0, before.From), time.Unix(0, day.Through-1))
+	must(t, err)
+	w.offset = 25 * time.Hour
+	today := catalog.DayOf(day.From)
+	w.cfg.Owner = func(_ model.Tenant, day string) bool { return day == today }
+	one := w.compactor()
+	w.cfg.Owner = func(_ model.Tenant, day string) bool { return day != today } // "" too
+	other := w.compactor()
+	for i, step := range []struct {
+		compactor *Compactor
+		merges    int
+		status    string
+	}{{one, 1, "50% Complete"}, {one, 0, "50% Complete"}, {other, 1, "processed"}, {one, 0, "processed"}} {
+		sum, err := step.compactor.round(t.Context(), Filter{}, true, nil)
+		must(t, err)
+		list, err := d.load(t.Context(), "t")
+		must(t, err)
+		if got := list[0].Status(); sum.Merges != step.merges || got != step.status {
+			t.Errorf("step %d: status %s after %d merges, want %s after %d", i, got, sum.Merges, step.status, step.merges)
+		}
+	}
+	w.expect("gone", texts(all, func(r row) bool { return r.n%3 != 1 }))
 }
