@@ -290,7 +290,7 @@ func (i *Ingester) createSegment(g *generation, td tenantDay) (*segmentFile, err
 	}
 	f.buf = bufio.NewWriterSize(f.file, 256<<10)
 	f.writer = segment.NewWriter(f.buf, segment.WriterOptions{
-		ID: id, Tenant: td.tenant, RowHash: true,
+		ID: id, Tenant: td.tenant, RowHash: i.cfg.RowHash,
 		// A local segment lives for minutes, until a merge packs its rows for good. Packing
 		// them well twice would cost 3 CPU-seconds per GB, and indexing them twice as many.
 		Codec: segment.CodecS2, NoNeedles: !i.cfg.LocalNeedles,

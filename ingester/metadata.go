@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"bytes"
 	"unsafe"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -14,6 +15,9 @@ type metadataDecoder struct {
 	builder labels.ScratchBuilder
 	current labels.Labels
 	known   map[string]labels.Labels
+	// The set returned last, if it is one of those known.
+	last       labels.Labels
+	lastPacked []byte
 }
 
 const (
@@ -30,7 +34,11 @@ func (d *metadataDecoder) labels(encoded []byte) labels.Labels {
 	if len(encoded) == 0 {
 		return labels.EmptyLabels()
 	}
+	if len(d.lastPacked) > 0 && bytes.Equal(encoded, d.lastPacked) {
+		return d.last
+	}
 	if ls, ok := d.known[string(encoded)]; ok {
+		d.last, d.lastPacked = ls, encoded
 		return ls
 	}
 	d.builder.Reset()

@@ -39,6 +39,9 @@ type columnBuilder struct {
 	codes   []uint32          // one per row that was reached; missing rows at the end lack the key
 	present int
 	ordinal int // among the columns of the block
+	// recent has numbers of values, by a byte that tells most of them apart: levels and the
+	// like come again and again, and comparing is cheaper than looking up.
+	recent [8]uint32
 }
 
 // Values are no longer looked up when after this many rows more than 7/8 were new.
@@ -47,6 +50,7 @@ const lookupTrial = 1024
 func (c *columnBuilder) reset() {
 	c.arena, c.ends, c.codes, c.present = c.arena[:0], c.ends[:0], c.codes[:0], 0
 	c.numbers = make(map[string]uint32)
+	c.recent = [8]uint32{}
 }
 
 // add sets the value of the row.
@@ -55,8 +59,17 @@ func (c *columnBuilder) add(row int, value string) {
 		c.codes = append(c.codes, 0)
 	}
 	c.present++
+	slot := &c.recent[0]
 	if c.numbers != nil {
+		if len(value) > 0 {
+			slot = &c.recent[(len(value)+int(value[0]))%len(c.recent)]
+		}
+		if *slot > 0 && view(c.value(*slot)) == value {
+			c.codes = append(c.codes, *slot)
+			return
+		}
 		if n, ok := c.numbers[value]; ok {
+			*slot = n
 			c.codes = append(c.codes, n)
 			return
 		}
@@ -74,6 +87,7 @@ func (c *columnBuilder) add(row int, value string) {
 		// The key views the arena. When append moves the arena, the old array stays
 		// alive, unchanged, as long as the map refers to it.
 		c.numbers[view(c.arena[start:])] = n
+		*slot = n
 	}
 }
 

@@ -42,7 +42,14 @@ func (b *blockBuilder) add(ts int64, line []byte, metadata []pair, hash bool) {
 	b.lines = append(b.lines, line...)
 	b.offsets = append(b.offsets, uint32(len(b.lines)))
 	for i := range metadata {
-		b.column(metadata[i].name).add(row, metadata[i].value)
+		// Rows mostly have the same keys, so the column is where it was in the row before.
+		var c *columnBuilder
+		if i < len(b.columns) && b.columns[i].name == metadata[i].name {
+			c = b.columns[i]
+		} else {
+			c = b.column(metadata[i].name)
+		}
+		c.add(row, metadata[i].value)
 		b.pairs += len(metadata[i].value)
 	}
 	if hash {
