@@ -176,15 +176,17 @@ func (c *columnBuilder) hexLength() int {
 	return n
 }
 
-func hexDigit(b byte) byte {
-	switch {
-	case b >= '0' && b <= '9':
-		return b - '0'
-	case b >= 'a' && b <= 'f':
-		return b - 'a' + 10
+func hexDigit(b byte) byte { return hexValues[b] }
+
+var hexValues = func() (t [256]byte) {
+	for b := range t {
+		t[b] = 0xff
 	}
-	return 0xff
-}
+	for i, b := range []byte("0123456789abcdef") {
+		t[b] = byte(i)
+	}
+	return t
+}()
 
 func appendPresence(dst []byte, codes []uint32) []byte {
 	for i := 0; i < len(codes); i += 8 {
