@@ -39,6 +39,9 @@ type Options struct {
 	// StopTimeout bounds the delivery of what is in memory when the agent is told to stop;
 	// what is not acknowledged by then is read again at the next start. Default 5 s.
 	StopTimeout time.Duration
+	// Step is called at places where a kill would be worst, with a name for the place; tests
+	// kill the process there. Nil ignores.
+	Step func(place string)
 }
 
 // Agent is a node agent. New builds it, Run is its life.
@@ -50,6 +53,7 @@ type Agent struct {
 	lanes   []*lane
 	targets []*target
 	dropped *prometheus.CounterVec
+	lost    *prometheus.CounterVec
 	stages  *prometheus.CounterVec
 
 	listener net.Listener
@@ -68,11 +72,12 @@ func New(cfg *Config, opts Options) (*Agent, error) {
 	a := &Agent{cfg: cfg, opts: opts, log: opts.Logger}
 	a.stages = counter(opts.Registerer, "stage_dropped_entries_total", "Entries that a stage of a pipeline dropped or cut, by reason.", "reason")
 	a.dropped = counter(opts.Registerer, "long_lines_total", "Lines longer than limits_config.max_line_size, by what became of them.", "action")
+	a.lost = counter(opts.Registerer, "lost_generations_total", "Files that could not be read to their end, by reason.", "client", "reason")
 	if err := a.build(); err != nil {
 		return nil, err
 	}
 	store, err := positions.Open(cfg.Positions.Filename, positions.Options{
-		Logger: opts.Logger, ReadOnly: opts.DryRun != nil, Failed: stateFailed(opts.Registerer),
+		Logger: opts.Logger, ReadOnly: opts.DryRun != nil, Failed: stateFailed(opts.Registerer), Step: opts.Step,
 	})
 	if err != nil {
 		return nil, err

@@ -43,6 +43,8 @@ func (a *Agent) addLane(key string, cfg deliver.Config, pusher deliver.Pusher) e
 	}
 	tc := a.opts.Tail
 	tc.Client, tc.Logger = key, a.log.With("client", cfg.Name)
+	tc.Step = a.opts.Step
+	tc.Lost = func(reason string) { a.lost.WithLabelValues(cfg.Name, reason).Inc() }
 	if tc.Scan == 0 {
 		tc.Scan = a.cfg.TargetConfig.SyncPeriod
 	}
@@ -82,7 +84,8 @@ func registerTail(reg prometheus.Registerer, client string, s *tail.Stats) {
 	add("read_lines_total", "Lines that went through the pipelines.", true, s.LinesRead.Load)
 	add("rotations_total", "Times that a path named a new file.", true, s.Rotations.Load)
 	add("truncations_total", "Files that were truncated while they were followed.", true, s.Truncations.Load)
-	add("lost_generations_total", "Files that vanished before they were read to their end.", true, s.Lost.Load)
+	add("held_files", "Deleted files that are kept open because they are not read to their end.", false, s.HeldFiles.Load)
+	add("held_bytes", "Space on the disk that deleted files take which are kept open.", false, s.HeldBytes.Load)
 	add("cut_lines_total", "Lines that were longer than the longest allowed, and were cut.", true, s.CutLines.Load)
 	add("open_files", "Open descriptors of followed files.", false, s.OpenFiles.Load)
 	add("watches", "Watched directories.", false, s.Watches.Load)

@@ -202,7 +202,7 @@ scrape_configs:
 // start runs an agent until the returned function is called.
 func start(tb testing.TB, cfg *Config, opts Options) (a *Agent, stop func()) {
 	tb.Helper()
-	if opts.Tail == (tail.Config{}) {
+	if opts.Tail.Scan == 0 {
 		opts.Tail = fastTail
 	}
 	if opts.Registerer == nil {

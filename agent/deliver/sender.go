@@ -129,7 +129,8 @@ type Sender struct {
 		ctx      context.Context // of requests
 		tenants  map[string]*tenantQueue
 		inflight int64
-		full     bool // Room has said no
+		full     bool          // Room has said no
+		room     chan struct{} // closed when there is room; nil while nobody waits
 		last     error
 		lastAt   time.Time
 		spare    []*batch
@@ -171,6 +172,27 @@ func (s *Sender) Room(tenant string) bool {
 		s.mu.full = true
 	}
 	return ok
+}
+
+// Await returns when there is room for a tenant's entries; an error is the context's. It is
+// for sources that are not files and can be made to wait.
+func (s *Sender) Await(ctx context.Context, tenant string) error {
+	for {
+		s.mu.Lock()
+		if s.mu.room == nil {
+			s.mu.room = make(chan struct{})
+		}
+		room := s.mu.room
+		s.mu.Unlock()
+		if s.Room(tenant) {
+			return nil
+		}
+		select {
+		case <-room:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }
 
 // Status is what the last failure was, nil when the last request succeeded.
@@ -283,6 +305,10 @@ func (s *Sender) delivered(q *tenantQueue, b *batch) {
 	}
 	room := s.mu.full
 	s.mu.full = false
+	if s.mu.room != nil {
+		close(s.mu.room)
+		s.mu.room = nil
+	}
 	s.mu.Unlock()
 	s.cfg.Metrics.inflight.WithLabelValues(s.cfg.Name).Sub(float64(cost))
 	if room {

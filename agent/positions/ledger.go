@@ -3,6 +3,8 @@ package positions
 import (
 	"slices"
 	"sync/atomic"
+
+	"github.com/cespare/xxhash/v2"
 )
 
 // ID is what the file system calls a file.
@@ -16,6 +18,31 @@ type ID struct {
 type Fingerprint struct {
 	Len int    `json:"len"`
 	Sum uint64 `json:"sum,string"`
+}
+
+// Tail is the XXH64 of the last Len bytes before an offset: it tells whether a file's content
+// is still what was read, when its beginning alone does not.
+type Tail struct {
+	Len int    `json:"len"`
+	Sum uint64 `json:"sum,string"`
+}
+
+// maxTail is how many bytes a Tail covers at most.
+const maxTail = 64
+
+// TailOf returns the tail of a range of bytes that ends at an offset.
+func TailOf(b []byte) Tail {
+	b = b[max(len(b)-maxTail, 0):]
+	if len(b) == 0 {
+		return Tail{}
+	}
+	return Tail{Len: len(b), Sum: xxhash.Sum64(b)}
+}
+
+// Fits reports whether b, all that stands before the offset or its last bytes, may be what
+// the tail was made of.
+func (t Tail) Fits(b []byte) bool {
+	return t.Len == 0 || len(b) >= t.Len && xxhash.Sum64(b[len(b)-t.Len:]) == t.Sum
 }
 
 // Key names a log: the sequence of files that one path has named.
@@ -40,9 +67,10 @@ type Record struct {
 	Real        string      `json:"real"` // path without symbolic links, when last seen
 	Fingerprint Fingerprint `json:"fp"`
 	Offset      int64       `json:"offset"`
+	Tail        Tail        `json:"tail"`     // of what stands before Offset
 	Modified    int64       `json:"modified"` // time of the last change that was seen, ns
-	// Since is the time of the last change of the log's first file when it was first seen:
-	// files beside it that were changed later are the log's as well.
+	// Since is when the log began to be followed: files beside it that were changed later are
+	// the log's as well.
 	Since int64 `json:"since"`
 	// Finished says that the file is not read any more; its record stays while the file does,
 	// so that it is not mistaken for a new one.
@@ -117,9 +145,8 @@ func (l *Ledger) Forget() {
 	l.store.forget(l)
 }
 
-// Bury says that the file is gone. The record stays, without identity: it shows that the path
-// has been followed, and matches no file that gets the same inode.
-func (l *Ledger) Bury() {
+// Move says that the content is now in another file, compressed or copied.
+func (l *Ledger) Move(id ID, realPath string, modified int64) {
 	s := l.store
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -127,9 +154,33 @@ func (l *Ledger) Bury() {
 		return
 	}
 	s.drop(l)
-	l.rec.ID, l.rec.Fingerprint, l.rec.Stamps = ID{}, Fingerprint{}, nil
-	l.finishing, l.rec.Finished = true, true
+	l.rec.ID, l.rec.Real, l.rec.Modified = id, realPath, modified
 	s.put(l)
+	s.logRecord(l)
+}
+
+// Settled reports whether all that was read has been delivered.
+func (l *Ledger) Settled() bool {
+	l.store.mu.Lock()
+	defer l.store.mu.Unlock()
+	return len(l.spans) == 0
+}
+
+// Detach says that the file does not hold the content any more: it was truncated, or is gone.
+// The record stays, without identity. It shows that the path has been followed, and what a
+// copy of the content begins with.
+func (l *Ledger) Detach() {
+	s := l.store
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if l.gone {
+		return
+	}
+	s.drop(l)
+	l.rec.ID = ID{}
+	s.put(l)
+	l.finishing = true
+	l.advance()
 	s.logRecord(l)
 }
 
@@ -146,7 +197,7 @@ func (l *Ledger) advance() {
 	}
 	if n > 0 {
 		passed := slices.Clone(l.spans[:n])
-		l.rec.Offset = passed[n-1].to
+		l.rec.Offset, l.rec.Tail = passed[n-1].to, passed[n-1].tail
 		l.spans = slices.Delete(l.spans, 0, n)
 		// In the same stretch of the journal, so that both positions move or none.
 		defer func() {
@@ -158,7 +209,7 @@ func (l *Ledger) advance() {
 		}()
 		l.rec.Stamps = slices.DeleteFunc(l.rec.Stamps, func(s Stamp) bool { return s.To <= l.rec.Offset })
 		if !l.gone {
-			l.store.logf("p %d %d", l.rec.N, l.rec.Offset)
+			l.store.logf("p %d %d %d %d", l.rec.N, l.rec.Offset, l.rec.Tail.Len, l.rec.Tail.Sum)
 		}
 	}
 	if l.finishing && len(l.spans) == 0 && !l.rec.Finished && !l.gone {
@@ -173,7 +224,7 @@ func (l *Ledger) compact() {
 	out := l.spans[:0]
 	for _, s := range l.spans {
 		if k := len(out) - 1; k >= 0 && out[k].released && s.released && !out[k].stamped && !s.stamped && s.after == nil {
-			out[k].to = s.to
+			out[k].to, out[k].tail = s.to, s.tail
 			continue
 		}
 		out = append(out, s)
@@ -188,6 +239,7 @@ type Span struct {
 	refs   atomic.Int32
 
 	from, to, base               int64 // guarded by the store's mutex, as are:
+	tail                         Tail
 	stamped, released, continued bool
 	after                        *Span // released when this one is passed
 }
@@ -209,22 +261,22 @@ func (s *Span) After(other *Ledger) {
 	st := s.ledger.store
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	end := other.rec.Offset
+	end, tail := other.rec.Offset, other.rec.Tail
 	if n := len(other.spans); n > 0 {
-		end = other.spans[n-1].to
+		end, tail = other.spans[n-1].to, other.spans[n-1].tail
 	}
-	s.after = &Span{ledger: other, from: end, to: end, continued: true}
+	s.after = &Span{ledger: other, from: end, to: end, tail: tail, continued: true}
 	s.after.refs.Store(1)
 	other.spans = append(other.spans, s.after)
 }
 
-// Seal sets the end of the span. stamped says that the lines' times are of the reader's
+// Seal sets the end of the span and the tail of what it holds. stamped says that the lines' times are of the reader's
 // making and must be remembered; they are, when the store's Flush returns.
-func (s *Span) Seal(to int64, stamped bool) {
+func (s *Span) Seal(to int64, tail Tail, stamped bool) {
 	st := s.ledger.store
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	s.to, s.stamped = to, stamped
+	s.to, s.tail, s.stamped = to, tail, stamped
 	if stamped && !s.ledger.gone {
 		st.logf("s %d %d %d %d", s.ledger.rec.N, s.from, to, s.base)
 	}

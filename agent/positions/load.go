@@ -151,11 +151,12 @@ func (s *Store) apply(event []byte) error {
 		s.cursors[kv[0]] = kv[1]
 	case 'p':
 		var off int64
-		if _, err := fmt.Sscanf(args, "%d %d", &n, &off); err != nil {
+		var tail Tail
+		if _, err := fmt.Sscanf(args, "%d %d %d %d", &n, &off, &tail.Len, &tail.Sum); err != nil {
 			return err
 		}
 		if l := s.ledgers[n]; l != nil {
-			l.rec.Offset = off
+			l.rec.Offset, l.rec.Tail = off, tail
 			l.rec.Stamps = slices.DeleteFunc(l.rec.Stamps, func(st Stamp) bool { return st.To <= off })
 		}
 	case 's':

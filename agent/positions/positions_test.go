@@ -31,7 +31,7 @@ func TestOrderOfRelease(t *testing.T) {
 	spans := make([]*Span, n)
 	for i := range spans {
 		spans[i] = l.Begin(int64(i), 0, false)
-		spans[i].Seal(int64(i+1), rng.IntN(4) == 0)
+		spans[i].Seal(int64(i+1), Tail{}, rng.IntN(4) == 0)
 	}
 	released := make([]bool, n)
 	for _, i := range rng.Perm(n) {
@@ -56,8 +56,8 @@ func TestJournal(t *testing.T) {
 	key := Key{Job: "j", Path: "/p"}
 	l := s.Track(Record{Key: key, ID: ID{1, 2}})
 	a, b := l.Begin(0, 100, false), l.Begin(10, 200, false)
-	a.Seal(10, true)
-	b.Seal(20, true)
+	a.Seal(10, Tail{}, true)
+	b.Seal(20, Tail{}, true)
 	a.Release()
 	gone := s.Track(Record{Key: key, ID: ID{1, 3}})
 	gone.Forget()
@@ -95,7 +95,7 @@ func TestEveryByteDamaged(t *testing.T) {
 	l := s.Track(Record{Key: key, ID: ID{1, 2}})
 	for i := range int64(4) {
 		sp := l.Begin(i*10, 0, false)
-		sp.Seal(i*10+10, false)
+		sp.Seal(i*10+10, Tail{}, false)
 		sp.Release()
 		if i == 1 {
 			if err := s.Save(); err != nil {
@@ -166,11 +166,11 @@ func TestContinuedSpans(t *testing.T) {
 	b := s.Track(Record{Key: Key{Job: "j", Path: "/p"}, ID: ID{1, 2}})
 	one := a.Begin(0, 0, false)
 	two := one.Split(10, 0) // text from 10 on is kept back
-	two.Seal(20, false)
+	two.Seal(20, Tail{}, false)
 	three := b.Begin(0, 0, true) // and ends here
 	three.After(a)
 	four := three.Split(5, 0)
-	four.Seal(9, false)
+	four.Seal(9, Tail{}, false)
 	want := func(what string, inA, inB int64) {
 		t.Helper()
 		if x, y := a.Record().Offset, b.Record().Offset; x != inA || y != inB {

@@ -27,6 +27,9 @@ type Options struct {
 	ReadOnly bool
 	// Failed is called when the state could not be written. Nil ignores.
 	Failed func(error)
+	// Step is called at places where a kill would be worst, with a name for the place; it is
+	// for tests. Nil ignores.
+	Step func(place string)
 }
 
 // Store holds all positions of an agent.
@@ -34,6 +37,8 @@ type Store struct {
 	opts     Options
 	promtail string // the file named in the configuration
 	base     string // of our own files
+
+	alive time.Time // see Alive
 
 	// imported has what Promtail's file said; read-only after Open.
 	imported map[string]string
@@ -76,6 +81,9 @@ func Open(filename string, opts Options) (*Store, error) {
 	if opts.Failed == nil {
 		opts.Failed = func(error) {}
 	}
+	if opts.Step == nil {
+		opts.Step = func(string) {}
+	}
 	s := &Store{
 		opts: opts, promtail: filename, next: 1,
 		base:    strings.TrimSuffix(strings.TrimSuffix(filename, ".yaml"), ".yml") + ".skald",
@@ -86,6 +94,7 @@ func Open(filename string, opts Options) (*Store, error) {
 			return nil, fmt.Errorf("positions: %w", err)
 		}
 	}
+	s.alive = s.lastWritten()
 	found, err := s.load()
 	if err != nil {
 		return nil, fmt.Errorf("positions: %w", err)
@@ -110,6 +119,23 @@ func (s *Store) Imported(path string) (string, bool) {
 	return v, ok
 }
 
+// Alive is when an earlier run, be it Promtail's, last wrote its state; zero when this run is
+// the first.
+func (s *Store) Alive() time.Time { return s.alive }
+
+func (s *Store) lastWritten() (last time.Time) {
+	names := []string{s.promtail, s.base}
+	for _, n := range s.journals() {
+		names = append(names, s.journalName(n))
+	}
+	for _, name := range names {
+		if fi, err := os.Stat(name); err == nil && fi.ModTime().After(last) {
+			last = fi.ModTime()
+		}
+	}
+	return last
+}
+
 // Claim returns the ledgers stored for a log, oldest first. Each is given out once.
 func (s *Store) Claim(key Key) []*Ledger {
 	s.mu.Lock()
@@ -125,13 +151,22 @@ func (s *Store) Claim(key Key) []*Ledger {
 	return out
 }
 
-// Unclaim lets the ledgers of a log be claimed again.
+// Unclaim lets a log's ledgers be claimed again, by one that follows the same path later.
 func (s *Store) Unclaim(key Key) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, l := range s.byKey[key] {
 		delete(s.claimed, l.rec.N)
 	}
+}
+
+// Ledgers returns all ledgers of a log, oldest first.
+func (s *Store) Ledgers(key Key) []*Ledger {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := slices.Clone(s.byKey[key])
+	slices.SortFunc(out, func(a, b *Ledger) int { return cmp.Compare(a.rec.N, b.rec.N) })
+	return out
 }
 
 // Find returns the records of a client's job for files with the given identity. Finished
@@ -310,7 +345,9 @@ func (s *Store) append(buf []byte) {
 	if len(buf) == 0 || s.file.f == nil {
 		return
 	}
+	s.opts.Step("journal unwritten")
 	n, err := s.file.f.Write(buf)
+	s.opts.Step("journal written")
 	s.file.size += int64(n)
 	if err != nil {
 		s.file.dirty = true
@@ -356,6 +393,7 @@ func (s *Store) save() error {
 		_ = s.file.f.Close() // its content is in the snapshot
 	}
 	s.file.f, s.file.size, s.file.dirty = f, 0, false
+	s.opts.Step("journal begun")
 
 	// 2. The snapshot, to a temporary file, synced.
 	if err := s.writeSnapshot(snap); err != nil {
@@ -381,9 +419,10 @@ func (s *Store) writeSnapshot(snap snapshot) error {
 	}
 	tmp := s.base + ".tmp"
 	header := fmt.Sprintf("skald-positions 1 %08x %d\n", crc32.Checksum(body, castagnoli), len(body))
-	if err := writeSynced(tmp, header, body); err != nil {
+	if err := s.writeSynced(tmp, header, body); err != nil {
 		return err
 	}
+	s.opts.Step("snapshot synced")
 	prev := s.base + ".prev"
 	if _, err := os.Stat(s.base); err == nil {
 		// A link, not a rename: at no time is there no snapshot under the name.
@@ -394,20 +433,26 @@ func (s *Store) writeSnapshot(snap snapshot) error {
 			s.opts.Logger.Warn("keeping the previous snapshot of positions failed", "err", err)
 		}
 	}
+	s.opts.Step("snapshot linked")
 	if err := os.Rename(tmp, s.base); err != nil {
 		return err
 	}
+	s.opts.Step("snapshot renamed")
 	return syncDir(filepath.Dir(s.base))
 }
 
-func writeSynced(name, header string, body []byte) error {
+func (s *Store) writeSynced(name, header string, body []byte) error {
 	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
 	_, err = f.WriteString(header)
 	if err == nil {
-		_, err = f.Write(body)
+		_, err = f.Write(body[:len(body)/2])
+		s.opts.Step("snapshot half written")
+	}
+	if err == nil {
+		_, err = f.Write(body[len(body)/2:])
 	}
 	if err == nil {
 		// Without this a crash could leave a renamed file without its content.

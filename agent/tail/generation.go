@@ -16,24 +16,35 @@ import (
 // headSize is how many bytes of a file its fingerprint covers at most.
 const headSize = 1024
 
+// maxTail is how many bytes before a position are read with what follows, to see that they
+// are the same as before.
+const maxTail = 64
+
 // generation is one file that a log's path has named. Its f is nil while it is closed.
+// Offsets and the fingerprint of a compressed file are those of its content.
 type generation struct {
 	f      *os.File
+	z      *unpacked // the content of f when that is compressed
 	id     positions.ID
 	fp     positions.Fingerprint
 	path   string // where it was last seen
 	ledger *positions.Ledger
+	text   charset
 
-	off     int64 // read so far
-	scanned int64 // no line feed in [off, scanned)
-	size    int64 // when last looked at
+	off     int64          // read so far
+	tail    positions.Tail // of what stands before off
+	scanned int64          // no line feed in [off, scanned)
+	size    int64          // when last looked at; of a compressed file, what has been decompressed
 	mtime   int64
+	packed  int64 // size of the compressed file
+	done    bool  // the compressed file has been decompressed to its end
 	base    int64 // times for lines without one are greater than this
 
 	replay []positions.Stamp // times given by the run before, in order of the file
 
 	replaced bool  // the path does not name it any more
 	quiet    int64 // since when nothing has changed, ns
+	shed     bool  // it has been held for too long; guarded by Tailer.held
 }
 
 // stat is what the scheduler wants to know about a file.
@@ -42,6 +53,7 @@ type stat struct {
 	size  int64
 	mtime int64
 	links uint64
+	held  int64 // bytes on the disk
 	mode  os.FileMode
 }
 
@@ -53,6 +65,7 @@ func statOf(fi os.FileInfo) stat {
 	return stat{
 		id:   positions.ID{Dev: uint64(st.Dev), Ino: st.Ino},                                      //nolint:unconvert // the width differs by platform
 		size: fi.Size(), mtime: fi.ModTime().UnixNano(), links: uint64(st.Nlink), mode: fi.Mode(), //nolint:unconvert // as above
+		held: int64(st.Blocks) * 512,
 	}
 }
 
@@ -93,32 +106,75 @@ func fits(fp positions.Fingerprint, head []byte) bool {
 	return fp.Len == 0 || len(head) >= fp.Len && xxhash.Sum64(head[:fp.Len]) == fp.Sum
 }
 
-// look brings size and fingerprint up to date. It reports false when the file's content is
-// not what was read before: it was truncated, and perhaps written anew.
-func (g *generation) look() (same bool, err error) {
-	var buf [headSize]byte
-	head, err := readHead(g.f, &buf)
-	if err != nil {
-		return true, err
+// tailFits reports whether what stands in r before offset off may be what tail was made of.
+func tailFits(r io.ReaderAt, off int64, tail positions.Tail) bool {
+	if tail.Len == 0 {
+		return true
 	}
+	var buf [maxTail]byte
+	b := buf[:min(tail.Len, maxTail)]
+	n, err := r.ReadAt(b, off-int64(len(b)))
+	return n == len(b) && (err == nil || errors.Is(err, io.EOF)) && tail.Fits(b)
+}
+
+// tailAt reads the tail of what stands before off.
+func (g *generation) tailAt(off int64) positions.Tail {
+	var buf [maxTail]byte
+	b := buf[:min(off, maxTail)]
+	if n, _ := g.readAt(b, off-int64(len(b))); n < len(b) { // then the next read will see why
+		return positions.Tail{}
+	}
+	return positions.TailOf(b)
+}
+
+// readAt reads the content at an offset.
+func (g *generation) readAt(p []byte, off int64) (int, error) {
+	if g.z != nil {
+		return g.z.ReadAt(p, off)
+	}
+	return g.f.ReadAt(p, off)
+}
+
+// look brings size and fingerprint up to date. It reports false when the file's content is
+// not what was read before: it was truncated, and perhaps written anew. Then size is still
+// what was known before.
+func (g *generation) look() (same bool, err error) {
 	fi, err := g.f.Stat()
 	if err != nil {
 		return true, err
 	}
 	st := statOf(fi)
-	g.size, g.mtime = st.size, st.mtime
+	if g.z != nil {
+		if st.size != g.packed || st.mtime != g.mtime {
+			g.packed, g.mtime, g.done = st.size, st.mtime, false
+			g.z.stop() // what follows the end seen before is read by a new start
+		}
+		return true, nil
+	}
+	var buf [headSize]byte
+	head, err := readHead(g.f, &buf)
+	if err != nil {
+		return true, err
+	}
 	if !fits(g.fp, head) || st.size < g.off {
 		return false, nil
 	}
+	g.size, g.mtime = st.size, st.mtime
 	if len(head) > g.fp.Len {
 		g.fp = fingerprint(head)
+		g.text = g.text.ordered(head)
 		g.ledger.Update(g.fp, g.path, g.mtime)
 	}
 	return true, nil
 }
 
 // unread reports whether bytes are known to be left.
-func (g *generation) unread() bool { return g.size > max(g.off, g.scanned) }
+func (g *generation) unread() bool {
+	if g.z != nil {
+		return !g.done
+	}
+	return g.size > max(g.off, g.scanned)
+}
 
 // realPath resolves the links in a path; the path itself when that fails.
 func realPath(path string) string {

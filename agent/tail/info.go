@@ -25,7 +25,7 @@ type LogInfo struct {
 
 // Targets returns what is known about the targets.
 func (t *Tailer) Targets() []TargetInfo {
-	targets := t.targetList()
+	targets := t.allTargets()
 	out := make([]TargetInfo, len(targets))
 	for i, tg := range targets {
 		n := tg.matches.Load()

@@ -6,7 +6,9 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/skaldlog/skald/agent/positions"
@@ -15,14 +17,14 @@ import (
 // tailLog is one path that is followed. See state for who may touch what.
 type tailLog struct {
 	t      *Tailer
-	target *target // written by turns, with Tailer.mu held
-	next   *target // who wants it now, nil for nobody; guarded by Tailer.mu
+	target *target
 	key    positions.Key
 	path   string
 	names  []string // under which it stands in Tailer.names
 
 	sched  schedule // guarded by Tailer.mu
 	isOpen bool     // guarded by Tailer.mu
+	heir   *target  // replaces target at the next turn; guarded by Tailer.mu
 
 	// Owned by the running turn, or by the holder of Tailer.mu when there is none.
 	consumer  Consumer
@@ -31,10 +33,10 @@ type tailLog struct {
 	last      *positions.Ledger // of the generation read last
 	checkPath bool
 	started   bool
+	outdated  bool  // the consumer is another target's
+	lookAgain int64 // when the files beside the log are to be looked at again, 0 for never
 	missing   int64 // since when the path names nothing, 0 when it does
 	active    int64
-	relabel   int64 // since when a change of labels waits, 0 when none does
-	orphan    bool  // no target wants it
 	since     int64 // see positions.Record.Since; 0 for a path that was never followed
 
 	seen struct { // what a scan compares with, written by turns
@@ -49,14 +51,16 @@ type tailLog struct {
 // buffer of the oldest unread generation.
 func (l *tailLog) turn(buf []byte) outcome {
 	now := time.Now().UnixNano()
-	if l.checkPath || !l.started {
+	if l.checkPath || !l.started || l.lookAgain != 0 && now >= l.lookAgain {
 		l.resolve(now)
 		l.t.store.Flush() // a kill must not forget which files there were
 	}
-	again := l.follow(now)
-	if l.asleep() && !l.orphan {
+	if l.asleep() {
 		l.publish(now)
 		return outcome{due: math.MaxInt64}
+	}
+	if l.outdated && (l.consumer == nil || !l.consumer.Pending()) {
+		l.consumer, l.outdated = nil, false
 	}
 	if l.consumer == nil && len(l.gens)+len(l.late) > 0 {
 		l.consumer = l.target.Consumer(l.path)
@@ -64,22 +68,44 @@ func (l *tailLog) turn(buf []byte) outcome {
 	l.openAll()
 	defer l.publish(now)
 	if len(l.gens)+len(l.late) == 0 {
-		return l.rest(now, math.MaxInt64)
+		return l.rest(now, l.again())
+	}
+	l.shed()
+	if wait := l.tooYoung(now); wait > 0 {
+		return outcome{due: wait}
 	}
 	if !l.consumer.Ready() {
 		return outcome{starve: true, due: math.MaxInt64}
 	}
-	due := l.consumer.Flush(now, false)
+	due := min(l.consumer.Flush(now, false), l.again())
 	due = min(due, l.readLate(buf, now))
 	more := l.readFirst(buf, now, &due)
 	l.consumer.Commit()
 	if more {
 		return outcome{more: true}
 	}
-	if again > 0 {
-		due = min(due, again)
-	}
 	return l.rest(now, due)
+}
+
+// again is when the files beside the log are to be looked at once more.
+func (l *tailLog) again() int64 {
+	if l.lookAgain == 0 {
+		return math.MaxInt64
+	}
+	return l.lookAgain
+}
+
+// tooYoung returns when a compressed file may be read that its writer may not have finished;
+// 0 says that it may be read.
+func (l *tailLog) tooYoung(now int64) int64 {
+	d := l.target.Decompress
+	if d == nil || d.InitialDelay == 0 || len(l.gens) == 0 || l.gens[0].off > 0 || l.gens[0].replaced {
+		return 0
+	}
+	if at := l.gens[0].mtime + int64(d.InitialDelay); now < at && at < now+int64(d.InitialDelay) {
+		return at
+	}
+	return 0
 }
 
 // asleep reports whether the log's only file is closed and has not changed since.
@@ -109,6 +135,15 @@ func (l *tailLog) readFirst(buf []byte, now int64, due *int64) (more bool) {
 	read, err := l.read(g, buf)
 	if err != nil {
 		l.fail("read", err)
+		if errors.Is(err, syscall.ESTALE) {
+			l.t.closeFile(g) // a network file system wants it opened anew
+		}
+		if g.replaced && g.z != nil && now > g.quiet+int64(time.Minute) {
+			l.lost(g, lostDamaged)
+			l.gens = l.gens[1:]
+			l.finish(g, nil)
+			return true
+		}
 		*due = min(*due, now+int64(time.Second))
 		return false
 	}
@@ -119,6 +154,13 @@ func (l *tailLog) readFirst(buf []byte, now int64, due *int64) (more bool) {
 		return true
 	}
 	if !g.replaced {
+		if g.z != nil && g.size > g.off && now >= g.quiet+int64(l.t.cfg.Grace) {
+			if err := l.readRest(g, buf); err != nil { // its last line has no end, and will get none
+				l.fail("read", err)
+			}
+		} else if g.z != nil && g.size > g.off {
+			*due = min(*due, g.quiet+int64(l.t.cfg.Grace))
+		}
 		return false
 	}
 	// The writer goes to the new file when it notices the rotation. Content there, or
@@ -147,8 +189,7 @@ func (g *generation) written() bool {
 // that have been quiet for long.
 func (l *tailLog) readLate(buf []byte, now int64) (due int64) {
 	due = math.MaxInt64
-	keep := l.late[:0]
-	for _, g := range l.late {
+	for _, g := range slices.Clone(l.late) {
 		read := true
 		for read && g.f != nil && l.consumer.Ready() {
 			var err error
@@ -159,22 +200,23 @@ func (l *tailLog) readLate(buf []byte, now int64) (due int64) {
 			if read {
 				g.quiet = now
 			}
+			if !slices.Contains(l.late, g) {
+				return now // it was truncated, and is read with the others
+			}
 		}
 		if g.f != nil && (read || now < g.quiet+int64(l.t.cfg.Grace)) {
-			keep = append(keep, g)
 			due = min(due, g.quiet+int64(l.t.cfg.Grace))
 			continue
 		}
+		l.late = slices.DeleteFunc(l.late, func(o *generation) bool { return o == g })
 		l.finish(g, buf)
 	}
-	clear(l.late[len(keep):])
-	l.late = keep
 	return due
 }
 
 // finish takes the last, unterminated line of a generation and closes it.
 func (l *tailLog) finish(g *generation, buf []byte) {
-	if g.f != nil {
+	if g.f != nil && buf != nil {
 		if err := l.readRest(g, buf); err != nil {
 			l.fail("read", err)
 		}
@@ -187,17 +229,21 @@ func (l *tailLog) finish(g *generation, buf []byte) {
 
 // rest is the outcome of a turn after which there is nothing to read.
 func (l *tailLog) rest(now, due int64) outcome {
-	if len(l.gens)+len(l.late) == 0 && l.missing != 0 {
-		l.dropConsumer(now)
-		// The path may name a file again, even one that is renamed before it is seen.
-		over := now > l.missing+int64(forgetAfter) || !isDir(filepath.Dir(l.path))
-		return outcome{remove: over, due: math.MaxInt64}
+	if since := l.target.retired.Load(); since != 0 && due == math.MaxInt64 && len(l.late) == 0 && len(l.gens) <= 1 {
+		return l.retire(now, since)
 	}
-	if l.orphan && len(l.late) == 0 && len(l.gens) <= 1 {
-		if left := l.active + int64(l.t.cfg.Grace); now < left {
-			return outcome{due: min(due, left)}
+	if len(l.gens)+len(l.late) == 0 && l.missing != 0 {
+		l.flushAll(now)
+		// The path may name a file again, even one that is renamed before it is seen.
+		wait := forgetAfter
+		if l.last == nil {
+			wait = l.t.cfg.Grace // nothing was ever found
 		}
-		return l.leave(now)
+		over := now > l.missing+int64(wait) || !isDir(filepath.Dir(l.path))
+		if l.last == nil {
+			due = min(due, l.missing+int64(wait)+1)
+		}
+		return outcome{remove: over && l.lookAgain == 0, due: due}
 	}
 	quiet := l.active + int64(l.t.cfg.Quiet)
 	idleNow := due == math.MaxInt64 && len(l.late) == 0 && len(l.gens) <= 1
@@ -209,8 +255,38 @@ func (l *tailLog) rest(now, due int64) outcome {
 		}
 	case l.open():
 		due = min(due, max(quiet, now+int64(l.t.cfg.Interval)))
+		if l.t.polling.Load() {
+			due = min(due, now+int64(l.t.cfg.HotPoll))
+		}
 	}
 	return outcome{due: due}
+}
+
+// retire ends a log that nobody wants any more, once what was read is delivered.
+func (l *tailLog) retire(now, since int64) outcome {
+	if now < since+int64(l.t.cfg.Grace) {
+		return outcome{due: since + int64(l.t.cfg.Grace)}
+	}
+	l.flushAll(now)
+	for _, g := range l.gens {
+		if !g.ledger.Settled() {
+			return outcome{due: now + int64(time.Second)}
+		}
+	}
+	for _, g := range l.gens {
+		l.t.disown(l, g)
+	}
+	l.closeFiles()
+	return outcome{remove: true, due: math.MaxInt64}
+}
+
+// flushAll emits what the consumer keeps back, and lets it go.
+func (l *tailLog) flushAll(now int64) {
+	if l.consumer != nil {
+		l.consumer.Flush(now, true)
+		l.consumer.Commit()
+		l.consumer = nil
+	}
 }
 
 // forgetAfter is how long a log is kept whose path names nothing.
@@ -235,8 +311,12 @@ func (l *tailLog) closeFiles() {
 
 func (t *Tailer) closeFile(g *generation) {
 	if g.f != nil {
+		if g.z != nil {
+			g.z.stop()
+		}
 		_ = g.f.Close() // read only
-		g.f = nil
+		g.f, g.z = nil, nil
+		t.unhold(g)
 		t.Stats.OpenFiles.Add(-1)
 	}
 }
@@ -272,15 +352,14 @@ func (l *tailLog) skipLost(g *generation) (more bool) {
 	return false
 }
 
-// lose counts a generation that vanished; unread bytes, if it had any, cannot be known.
+// lose gives up a generation that vanished; unread bytes, if it had any, cannot be known.
 func (l *tailLog) lose(g *generation) {
-	if g.unread() {
-		l.t.Stats.Lost.Add(1)
-		l.t.log.Error("a file vanished before it was read to its end", "path", g.path, "log", l.path,
-			"read", g.off, "size", g.size)
+	if g.unread() || g.size > g.off {
+		l.lost(g, lostVanished)
 	}
+	l.t.closeFile(g)
 	l.t.disown(l, g)
-	g.ledger.Bury()
+	g.ledger.Detach()
 }
 
 // openAll opens the generations to be read and those that may vanish.
@@ -301,23 +380,30 @@ func (l *tailLog) openAll() {
 // reopen opens a generation that was closed, wherever it is now.
 func (l *tailLog) reopen(g *generation) error {
 	// Whether its content is what was read before is seen when it is read.
-	c := l.openAs(g.path, g.id, positions.Fingerprint{})
+	anything := positions.Record{ID: g.id, Real: g.path}
+	c := l.openAs(g.path, anything)
 	if c == nil {
-		if c = l.search(g.id, g.fp); c == nil {
+		if c = l.search(positions.Record{ID: g.id, Real: g.path, Fingerprint: g.fp, Offset: g.off, Tail: g.tail}); c == nil {
 			// Perhaps it was truncated and written anew before it was renamed.
-			c = l.search(g.id, positions.Fingerprint{})
+			c = l.search(anything)
 			if c != nil && !rotatedName(filepath.Base(g.path), filepath.Base(c.path)) {
-				_ = c.f.Close() // read only
+				c.close()
 				c = nil
 			}
 		}
 		if c == nil {
-			return fs.ErrNotExist
+			if c = l.searchContent(g.fp, g.off, g.tail); c == nil {
+				return fs.ErrNotExist
+			}
+			l.t.disown(l, g)
+			g.id = c.st.id
+			g.ledger.Move(g.id, c.path, c.st.mtime)
+			l.t.own(l, g.id)
 		}
 		g.path = c.path
 		g.replaced = g.replaced || c.path != realPath(l.path)
 	}
-	g.f = c.f
+	g.f, g.z, g.done, g.packed = c.f, c.z, false, c.st.size
 	l.t.Stats.OpenFiles.Add(1)
 	l.t.limitOpen(l)
 	return nil

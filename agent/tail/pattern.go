@@ -137,6 +137,7 @@ func matchParts(pat, parts []string) bool {
 type walk struct {
 	found   map[string]bool
 	dirs    map[string]bool
+	listed  map[string][]os.DirEntry // what directories hold; each is read once
 	problem func(error)
 }
 
@@ -147,6 +148,7 @@ func (p *Pattern) walk(w *walk) {
 	if fi, err := os.Stat(p.literal); err == nil && !fi.IsDir() {
 		w.found[p.literal] = true
 		w.dirs[filepath.Dir(p.literal)] = true
+		_, _ = w.list(filepath.Dir(p.literal)) // for rotated names; the file itself is found
 		return
 	}
 	for _, alt := range p.alts {
@@ -169,7 +171,7 @@ func (w *walk) expand(dir string, pat []string, depth int) {
 		w.expand(dir, pat[1:], depth)
 	}
 	w.dirs[dir] = true
-	list, err := os.ReadDir(dir)
+	list, err := w.list(dir)
 	if err != nil {
 		if !os.IsNotExist(err) {
 			w.problem(err)
@@ -184,11 +186,28 @@ func (w *walk) expand(dir string, pat []string, depth int) {
 				w.expand(filepath.Join(dir, e.Name()), pat, depth+1)
 			}
 		default:
-			if ok, _ := path.Match(pat[0], e.Name()); ok {
+			if ok, _ := path.Match(pat[0], e.Name()); !ok {
+				continue
+			}
+			if len(pat) == 1 && e.Type().IsRegular() {
+				w.found[filepath.Join(dir, e.Name())] = true
+			} else {
 				w.step(dir, e.Name(), pat, depth)
 			}
 		}
 	}
+}
+
+// list reads a directory.
+func (w *walk) list(dir string) ([]os.DirEntry, error) {
+	if l, ok := w.listed[dir]; ok {
+		return l, nil
+	}
+	l, err := os.ReadDir(dir)
+	if err == nil {
+		w.listed[dir] = l
+	}
+	return l, err
 }
 
 // step goes from dir to one of its members.

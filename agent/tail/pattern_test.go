@@ -60,7 +60,7 @@ func TestWalk(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		w := &walk{found: map[string]bool{}, dirs: map[string]bool{}, problem: func(err error) { t.Error(err) }}
+		w := &walk{found: map[string]bool{}, dirs: map[string]bool{}, listed: map[string][]os.DirEntry{}, problem: func(err error) { t.Error(err) }}
 		p.walk(w)
 		got := []string{}
 		for f := range w.found {
@@ -79,10 +79,15 @@ func TestWalk(t *testing.T) {
 func TestRotatedName(t *testing.T) {
 	for name, want := range map[string]bool{
 		"app.log.1": true, "app.log-20240501": true, "app.log.20240501-100000": true, "app-2024-05-01.log": true, "app.log": false,
-		"app.log.1.gz": false, "apple.log": false, "app-server.log": false, "other.log.1": false,
+		"app.log.1.gz": true, "app.log.gz": true, "app-1.log.zst": true, "app.log.1.xz": false, "apple.log": false, "app-server.log": false, "other.log.1": false,
 	} {
 		if got := rotatedName("app.log", name); got != want {
 			t.Errorf("%s: %v", name, got)
+		}
+		back := false
+		unrotated("/d/"+name, func(base string) bool { back = base == "/d/app.log"; return back })
+		if back != want {
+			t.Errorf("unrotated(%s) leads back: %v", name, back)
 		}
 	}
 }

@@ -3,12 +3,13 @@ package tail
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
+	"time"
 
 	"github.com/skaldlog/skald/agent/positions"
 )
@@ -21,6 +22,7 @@ func (l *tailLog) resolve(now int64) {
 		l.started = true
 		l.restore(now)
 	}
+	l.lookAgain = 0
 	fi, err := os.Stat(l.path)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
@@ -39,6 +41,7 @@ func (l *tailLog) resolve(now int64) {
 	if n := len(l.gens); n > 0 && l.gens[n-1].id == st.id {
 		l.gens[n-1].replaced = false
 		l.gens[n-1].path = realPath(l.path)
+		l.catchUp(now)
 		return
 	}
 	if g := l.takeBack(st.id); g != nil {
@@ -83,13 +86,18 @@ func (l *tailLog) rotated(now int64, first bool) {
 	if current == nil {
 		return
 	}
+	if base, what := l.t.copied(l.target, l.path, current); what != noCopy && base != l.key {
+		current.close() // the other log has it, or will
+		l.lookAgain = now + int64(time.Second)
+		return
+	}
 	g := l.add(current, now)
 	if g == nil {
 		return
 	}
 	g.replaced = false
 	if first && unknown {
-		l.takeOver(g)
+		l.takeOver()
 	}
 	if !unknown {
 		l.t.Stats.Rotations.Add(1)
@@ -97,20 +105,24 @@ func (l *tailLog) rotated(now int64, first bool) {
 }
 
 // catchUp adds the files that the path has named since it was last looked at, and does not
-// name any more. Only a log that has been followed before has such a past.
+// name any more, and finds out what became of those that were read.
 func (l *tailLog) catchUp(now int64) {
-	if l.since == 0 {
-		return
+	fresh := l.since == 0
+	if fresh {
+		l.since = l.t.began
+	}
+	if l.since > now+int64(time.Minute) {
+		l.since = 1 // the clock went back: better too many files than too few
 	}
 	for range 5 {
 		stable := true
-		for _, s := range l.siblings() {
-			c := l.openCandidate(s.path)
-			if c == nil || c.st.id != s.id {
+		list := l.siblings()
+		present := func(id positions.ID) bool {
+			return id != (positions.ID{}) && (id == statOrZero(l.path) || slices.ContainsFunc(list, func(s sibling) bool { return s.id == id }))
+		}
+		for _, s := range list {
+			if !l.sibling(s, present, fresh, now) {
 				stable = false // renamed meanwhile: list again
-			}
-			if c != nil {
-				l.add(c, now)
 			}
 		}
 		if stable {
@@ -119,70 +131,242 @@ func (l *tailLog) catchUp(now int64) {
 	}
 }
 
+// sibling takes a file beside the log if it is one of the log's. It reports false when the
+// name leads to another file now.
+func (l *tailLog) sibling(s sibling, present func(positions.ID) bool, fresh bool, now int64) bool {
+	if l.knownID(s.id) && l.known(s) {
+		return true
+	}
+	c := l.openCandidate(s.path)
+	if c == nil {
+		return l.unfinishedCopy(s, now)
+	}
+	if c.st.id != s.id {
+		c.close()
+		return false
+	}
+	if fresh && s.mtime < l.since {
+		// It was rotated away before anybody asked for it; remember that it is none of ours.
+		l.t.store.Track(c.record(l, s.mtime)).Finish()
+		c.close()
+		return true
+	}
+	match, what := l.t.match(l.key, c, present)
+	switch what {
+	case copyInUse:
+		l.lookLater(s, now)
+		c.close()
+	case copyOfPart:
+		l.t.store.Track(c.record(l, s.mtime)).Finish()
+		c.close()
+	case copyOfRead:
+		match.Move(c.st.id, c.path, c.st.mtime)
+		c.close()
+	case copyWithRest:
+		l.goOn(c, match.Record(), now)
+		match.Detach()
+	default:
+		if s.wanted || s.mtime < l.since {
+			c.close() // wanted: it is a log of its own
+			return true
+		}
+		l.add(c, now)
+	}
+	return true
+}
+
+// lookLater makes the log look again at a file that seems to be a copy in the making; the
+// longer it has been there, the less often.
+func (l *tailLog) lookLater(s sibling, now int64) {
+	at := now + max((now-s.mtime)/4, int64(time.Second))
+	if l.lookAgain == 0 || at < l.lookAgain {
+		l.lookAgain = at
+	}
+}
+
+// unfinishedCopy handles a file that cannot be read: a compressed one may not be complete.
+func (l *tailLog) unfinishedCopy(s sibling, now int64) bool {
+	if packedName(s.path) && now < s.mtime+int64(time.Minute) {
+		l.lookLater(s, now)
+		return true
+	}
+	_, err := os.Stat(s.path)
+	return err == nil
+}
+
 // candidate is an open file that may become a generation.
 type candidate struct {
 	f    *os.File
+	z    *unpacked
 	st   stat
 	head []byte
 	path string
 }
 
+// ReadAt implements io.ReaderAt for the content.
+func (c *candidate) ReadAt(p []byte, off int64) (int, error) {
+	if c.z != nil {
+		return c.z.ReadAt(p, off)
+	}
+	return c.f.ReadAt(p, off)
+}
+
+func (c *candidate) close() {
+	if c.z != nil {
+		c.z.stop()
+	}
+	_ = c.f.Close() // read only
+}
+
+// record describes a file that is read to its end.
+func (c *candidate) record(l *tailLog, modified int64) positions.Record {
+	r := positions.Record{Key: l.key, ID: c.st.id, Real: c.path, Fingerprint: fingerprint(c.head), Modified: modified, Since: l.since}
+	if c.z == nil {
+		var buf [maxTail]byte
+		b := buf[:min(c.st.size, maxTail)]
+		r.Offset = c.st.size
+		if n, _ := c.f.ReadAt(b, r.Offset-int64(len(b))); n == len(b) { // without a tail the head must do
+			r.Tail = positions.TailOf(b)
+		}
+	}
+	return r
+}
+
 // openCandidate opens a file; nil when it cannot be read.
 func (l *tailLog) openCandidate(path string) *candidate {
+	c, err := l.t.openCandidate(l.target, path)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		l.fail("open", err)
+	}
+	return c
+}
+
+func (t *Tailer) openCandidate(tg *target, path string) (*candidate, error) {
 	f, st, err := openFile(path)
 	if err != nil {
-		if !errors.Is(err, fs.ErrNotExist) {
-			l.fail("open", err)
-		}
-		return nil
+		return nil, err
+	}
+	c := &candidate{f: f, st: st, path: realPath(path)}
+	if format := packedFormat(tg, f, path); format != "" {
+		c.z = newUnpacked(f, format)
 	}
 	var buf [headSize]byte
-	head, err := readHead(f, &buf)
-	if err != nil {
-		_ = f.Close() // read only
-		l.fail("read", err)
-		return nil
+	if c.head, err = readHead(c, &buf); err != nil {
+		c.close()
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return &candidate{f, st, head, realPath(path)}
+	return c, nil
 }
 
 // add makes a file the log's newest generation. Nothing is added when another log reads it,
 // or when it was read to its end before.
 func (l *tailLog) add(c *candidate, now int64) *generation {
-	if l.known(c.st.id, c.head) || !l.t.own(l, c.st.id) {
-		_ = c.f.Close() // read only
+	if l.knownContent(c) || !l.t.own(l, c.st.id) {
+		c.close()
 		return nil
 	}
-	l.problem.Store(nil)
 	if l.since == 0 {
-		l.since = c.st.mtime
+		l.since = l.t.began
 	}
-	g := &generation{
-		f: c.f, id: c.st.id, fp: fingerprint(c.head), path: c.path, size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: true,
-	}
+	g := l.generation(c, now)
 	g.ledger = l.t.store.Track(positions.Record{
 		Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime, Since: l.since,
 	})
 	l.gens = append(l.gens, g)
-	l.t.Stats.OpenFiles.Add(1)
 	l.t.limitOpen(l)
 	return g
 }
 
-// known reports whether a file has been taken already, by this log or another one of the
-// group. A record whose fingerprint differs is of a file that had the inode before.
-func (l *tailLog) known(id positions.ID, head []byte) bool {
-	for _, g := range append(slices.Clone(l.gens), l.late...) {
-		if g.id == id {
+// generation makes a generation of a file, to be read from its start.
+func (l *tailLog) generation(c *candidate, now int64) *generation {
+	l.problem.Store(nil)
+	g := &generation{
+		f: c.f, z: c.z, id: c.st.id, fp: fingerprint(c.head), path: c.path, size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: true,
+		text: newCharset(l.target.Encoding).ordered(c.head),
+	}
+	if g.z != nil {
+		g.size, g.packed = 0, c.st.size
+	}
+	l.t.Stats.OpenFiles.Add(1)
+	return g
+}
+
+// goOn makes a copy of what was read of a file, which is gone, the log's newest generation;
+// it is read from where the other ended.
+func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
+	if !l.t.own(l, c.st.id) {
+		c.close()
+		return
+	}
+	g := l.generation(c, now)
+	g.off, g.scanned, g.tail = of.Offset, of.Offset, of.Tail
+	rec := of
+	rec.ID, rec.Real, rec.Fingerprint, rec.Modified, rec.Since, rec.Finished, rec.Stamps = g.id, g.path, g.fp, g.mtime, l.since, false, nil
+	g.ledger = l.t.store.Track(rec)
+	l.gens = append(l.gens, g)
+	l.t.limitOpen(l)
+}
+
+// moved makes the generation that goes on reading in c what g was.
+func (l *tailLog) moved(g *generation, c *candidate) *generation {
+	n := l.generation(c, time.Now().UnixNano())
+	n.fp, n.ledger, n.off, n.tail, n.scanned, n.base, n.replay = g.fp, g.ledger, g.off, g.tail, g.off, g.base, g.replay
+	n.ledger.Move(n.id, n.path, n.mtime)
+	l.t.own(l, n.id)
+	return n
+}
+
+// knownID reports whether there is a generation or a record with a file's identity.
+func (l *tailLog) knownID(id positions.ID) bool {
+	return l.generationOf(id) != nil || len(l.t.store.Find(l.key.Client, l.key.Job, id)) > 0
+}
+
+func (l *tailLog) generationOf(id positions.ID) *generation {
+	for _, list := range [][]*generation{l.gens, l.late} {
+		for _, g := range list {
+			if g.id == id {
+				return g
+			}
+		}
+	}
+	return nil
+}
+
+// known reports whether a file beside the log has been taken already.
+func (l *tailLog) known(s sibling) bool {
+	if l.generationOf(s.id) != nil {
+		return true
+	}
+	for _, r := range l.t.store.Find(l.key.Client, l.key.Job, s.id) {
+		if r.Finished && r.Modified == s.mtime {
 			return true
 		}
 	}
-	for _, r := range l.t.store.Find(l.key.Client, l.key.Job, id) {
-		if fits(r.Fingerprint, head) && (r.Fingerprint.Len > 0 || r.Offset > 0) && r.Finished {
+	c := l.openCandidate(s.path)
+	if c == nil || c.st.id != s.id {
+		return false
+	}
+	defer c.close()
+	return l.knownContent(c)
+}
+
+// knownContent reports whether a file has been taken already, by this log or another one of
+// the group. A record whose content differs is of a file that had the inode before.
+func (l *tailLog) knownContent(c *candidate) bool {
+	if l.generationOf(c.st.id) != nil {
+		return true
+	}
+	for _, r := range l.t.store.Find(l.key.Client, l.key.Job, c.st.id) {
+		if r.Finished && (r.Fingerprint.Len > 0 || r.Offset > 0) && c.holds(r) {
 			return true
 		}
 	}
 	return false
+}
+
+// holds reports whether a file's content may be what a record is about.
+func (c *candidate) holds(r positions.Record) bool {
+	return fits(r.Fingerprint, c.head) && (c.z != nil || c.st.size >= r.Offset) && tailFits(c, r.Offset, r.Tail)
 }
 
 // restore finds the generations of an earlier run, wherever they are now.
@@ -197,23 +381,23 @@ func (l *tailLog) restore(now int64) {
 		}
 		c := l.find(rec)
 		if c == nil {
-			if rec.Offset > 0 {
-				l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
-					"path", rec.Real, "log", l.path, "position", rec.Offset)
-			}
-			ledger.Bury()
+			l.t.lost(lostUnknown)
+			l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
+				"path", rec.Real, "log", l.path, "position", rec.Offset)
+			ledger.Detach()
 			continue
 		}
 		if !l.t.own(l, c.st.id) {
-			_ = c.f.Close() // read only
+			c.close()
 			ledger.Forget() // the other log has its own ledger
 			continue
 		}
-		l.t.Stats.OpenFiles.Add(1)
-		g := &generation{
-			f: c.f, id: c.st.id, fp: rec.Fingerprint, path: c.path, ledger: ledger, off: rec.Offset, scanned: rec.Offset,
-			size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: c.path != realPath(l.path), replay: rec.Stamps,
+		if c.st.id != rec.ID {
+			ledger.Move(c.st.id, c.path, c.st.mtime)
 		}
+		g := l.generation(c, now)
+		g.fp, g.ledger, g.off, g.tail, g.scanned, g.replay = rec.Fingerprint, ledger, rec.Offset, rec.Tail, rec.Offset, rec.Stamps
+		g.replaced = c.path != realPath(l.path)
 		// A range read a second time may have been split: the whole comes before its parts.
 		slices.SortFunc(g.replay, func(a, b positions.Stamp) int {
 			return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
@@ -225,42 +409,86 @@ func (l *tailLog) restore(now int64) {
 	}
 }
 
-// find opens a recorded file: at its path, or wherever it is in the directory.
+// find opens a recorded file: at its path, or wherever it is in the directory, or a copy of
+// it there.
 func (l *tailLog) find(rec positions.Record) *candidate {
-	for _, p := range []string{realPath(l.path), rec.Real} {
-		if c := l.openAs(p, rec.ID, rec.Fingerprint); c != nil {
+	if rec.ID != (positions.ID{}) {
+		for _, p := range []string{realPath(l.path), rec.Real} {
+			if c := l.openAs(p, rec); c != nil {
+				return c
+			}
+		}
+		if c := l.search(rec); c != nil {
 			return c
 		}
 	}
-	return l.search(rec.ID, rec.Fingerprint)
+	if c := l.remounted(rec); c != nil {
+		return c
+	}
+	return l.searchContent(rec.Fingerprint, rec.Offset, rec.Tail)
+}
+
+// remounted finds the file at the log's path when its file system got another number.
+func (l *tailLog) remounted(rec positions.Record) *candidate {
+	c := l.openCandidate(l.path)
+	if c == nil || c.st.id.Ino == rec.Ino && rec.Fingerprint.Len > 0 && c.holds(rec) {
+		return c
+	}
+	c.close()
+	return nil
 }
 
 // openAs opens a file if it is the one that is meant; what is checked is what is returned,
 // since the path may name another file a moment later.
-func (l *tailLog) openAs(path string, id positions.ID, fp positions.Fingerprint) *candidate {
+func (l *tailLog) openAs(path string, rec positions.Record) *candidate {
 	c := l.openCandidate(path)
-	if c != nil && (c.st.id != id || !fits(fp, c.head)) {
-		_ = c.f.Close() // read only
+	if c != nil && (c.st.id != rec.ID || !c.holds(rec)) {
+		c.close()
 		return nil
 	}
 	return c
 }
 
-// takeOver starts a new log where Promtail stopped.
-func (l *tailLog) takeOver(g *generation) {
+// takeOver starts a new log where Promtail stopped: in the first of its files, which may have
+// been rotated since.
+func (l *tailLog) takeOver() {
 	s, ok := l.t.store.Imported(l.path)
-	if !ok {
+	if !ok || len(l.gens) == 0 {
 		return
 	}
+	g := l.gens[0]
 	off, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || off <= 0 || off > g.size {
+	if err != nil || off <= 0 || g.z == nil && off > g.size {
 		return
 	}
-	off = lineStart(g.f, off)
+	if g.z != nil {
+		off = g.afterLines(off) // for compressed files Promtail counts lines
+	} else {
+		off = lineStart(g.f, off)
+	}
 	span := g.ledger.Begin(0, 0, false)
-	span.Seal(off, false)
+	g.tail = g.tailAt(off)
+	span.Seal(off, g.tail, false)
 	span.Release()
 	g.off, g.scanned = off, off
+}
+
+// afterLines returns the offset after n lines.
+func (g *generation) afterLines(n int64) (off int64) {
+	buf := make([]byte, unpackStep)
+	for at := int64(0); n > 0; {
+		k, err := g.readAt(buf, at)
+		for i := 0; i < k && n > 0; i++ {
+			if buf[i] == '\n' {
+				n--
+				off = at + int64(i) + 1
+			}
+		}
+		if at += int64(k); err != nil {
+			break
+		}
+	}
+	return off
 }
 
 // dirs are the directories where files of the log may be after a rotation.
@@ -275,11 +503,8 @@ func (l *tailLog) dirs() []string {
 
 // search opens a file known by identity, wherever it is beside the log. It looks more than
 // once, since names change while it looks.
-func (l *tailLog) search(id positions.ID, fp positions.Fingerprint) *candidate {
-	dirs := l.dirs()
-	for _, r := range l.t.store.Find(l.key.Client, l.key.Job, id) {
-		dirs = append(dirs, filepath.Dir(r.Real))
-	}
+func (l *tailLog) search(rec positions.Record) *candidate {
+	dirs := append(l.dirs(), filepath.Dir(rec.Real))
 	slices.Sort(dirs)
 	dirs = slices.Compact(dirs)
 	for range 3 {
@@ -290,10 +515,10 @@ func (l *tailLog) search(id positions.ID, fp positions.Fingerprint) *candidate {
 			}
 			for _, e := range list {
 				fi, err := e.Info()
-				if err != nil || !fi.Mode().IsRegular() || statOf(fi).id != id {
+				if err != nil || !fi.Mode().IsRegular() || statOf(fi).id != rec.ID {
 					continue
 				}
-				if c := l.openAs(filepath.Join(dir, e.Name()), id, fp); c != nil {
+				if c := l.openAs(filepath.Join(dir, e.Name()), rec); c != nil {
 					return c
 				}
 			}
@@ -302,15 +527,45 @@ func (l *tailLog) search(id positions.ID, fp positions.Fingerprint) *candidate {
 	return nil
 }
 
-// sibling is a file beside the log that the path may have named.
-type sibling struct {
-	path  string
-	id    positions.ID
-	mtime int64
+// searchContent opens a copy, compressed or not, of a file that is gone: one beside the log
+// that begins as the file did, and holds the same before the position.
+func (l *tailLog) searchContent(fp positions.Fingerprint, off int64, tail positions.Tail) *candidate {
+	if fp.Len == 0 {
+		return nil
+	}
+	for _, s := range l.siblings() {
+		if l.generationOf(s.id) != nil {
+			continue
+		}
+		c := l.openCandidate(s.path)
+		if c == nil {
+			continue
+		}
+		if c.holds(positions.Record{Fingerprint: fp, Offset: off, Tail: tail}) && !l.taken(c) {
+			return c
+		}
+		c.close()
+	}
+	return nil
 }
 
-// siblings lists files with rotated names that were changed since the log has been followed,
-// oldest first. Those that are known are among them.
+// taken reports whether a file belongs to another log, or is a copy that has been read.
+func (l *tailLog) taken(c *candidate) bool {
+	l.t.mu.Lock()
+	owner := l.t.mu.owners[fileKey{l.target.group, c.st.id}]
+	l.t.mu.Unlock()
+	return owner != nil && owner != l || l.knownContent(c)
+}
+
+// sibling is a file beside the log that the path may have named.
+type sibling struct {
+	path   string
+	id     positions.ID
+	mtime  int64
+	wanted bool // a target's pattern matches it
+}
+
+// siblings lists files with rotated names, oldest first. Those that are known are among them.
 func (l *tailLog) siblings() []sibling {
 	var out []sibling
 	base := filepath.Base(realPath(l.path))
@@ -320,20 +575,19 @@ func (l *tailLog) siblings() []sibling {
 			continue
 		}
 		for _, e := range list {
-			path := filepath.Join(dir, e.Name())
-			if !rotatedName(base, e.Name()) || l.target.wants(path) {
+			if !rotatedName(base, e.Name()) {
 				continue
 			}
 			fi, err := e.Info()
-			if err != nil || !fi.Mode().IsRegular() {
+			if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
 				continue
 			}
-			if st := statOf(fi); st.mtime >= l.since && st.size > 0 {
-				out = append(out, sibling{path, st.id, st.mtime})
-			}
+			path := filepath.Join(dir, e.Name())
+			st := statOf(fi)
+			out = append(out, sibling{path, st.id, st.mtime, l.target.wants(path)})
 		}
 	}
-	slices.SortFunc(out, func(a, b sibling) int { return cmp.Compare(a.mtime, b.mtime) })
+	slices.SortStableFunc(out, func(a, b sibling) int { return cmp.Compare(a.mtime, b.mtime) })
 	return out
 }
 
@@ -343,27 +597,4 @@ func statOrZero(path string) positions.ID {
 		return positions.ID{}
 	}
 	return statOf(fi).id
-}
-
-// compressed are the endings of files that are not text any more.
-var compressed = []string{".gz", ".bz2", ".xz", ".zst", ".lz4", ".zip", ".z", ".tmp"}
-
-// rotatedName reports whether a file called name can be what a rotation made of one called
-// base: base.1, base-20060102, base.20060102-150405, stem-2006-01-02.ext.
-func rotatedName(base, name string) bool {
-	for _, c := range compressed {
-		if strings.HasSuffix(name, c) {
-			return false
-		}
-	}
-	if rest, ok := strings.CutPrefix(name, base); ok {
-		return rest != "" && strings.ContainsRune(".-_", rune(rest[0]))
-	}
-	ext := filepath.Ext(base)
-	stem := strings.TrimSuffix(base, ext)
-	if ext == "" || stem == "" || !strings.HasSuffix(name, ext) {
-		return false
-	}
-	rest, ok := strings.CutPrefix(strings.TrimSuffix(name, ext), stem)
-	return ok && len(rest) > 1 && strings.ContainsRune(".-_", rune(rest[0])) && rest[1] >= '0' && rest[1] <= '9'
 }

@@ -10,10 +10,6 @@ import (
 	"github.com/skaldlog/skald/agent/positions"
 )
 
-func (tg *target) wants(path string) bool {
-	return tg.pattern.Match(path) && (tg.exclude == nil || !tg.exclude.Match(path))
-}
-
 // scanDelay is how long after an event that may have brought new files the patterns are
 // expanded; what happens together is found together.
 const scanDelay = 20 * time.Millisecond
@@ -30,7 +26,8 @@ func (t *Tailer) runScans(ctx context.Context) {
 		}
 		took := time.Since(start)
 		period := t.cfg.Scan
-		if t.Stats.WatchErrors.Load() > 0 || t.cfg.NoWatch {
+		t.polling.Store(t.Stats.WatchErrors.Load() > 0 || t.cfg.NoWatch)
+		if t.polling.Load() {
 			period = t.cfg.Poll
 		}
 		timer := time.NewTimer(max(period, 20*took))
@@ -67,36 +64,23 @@ func (t *Tailer) askScan() {
 func (t *Tailer) scan() {
 	found := map[*target]map[string]bool{}
 	dirs := map[string]bool{}
-	for _, tg := range t.targetList() {
-		w := &walk{found: map[string]bool{}, dirs: dirs}
-		var problem string
-		w.problem = func(err error) { problem = err.Error() }
-		tg.pattern.walk(w)
-		n := int64(0)
-		for path := range w.found {
-			if tg.exclude != nil && tg.exclude.Match(path) {
-				delete(w.found, path)
-				continue
-			}
-			n++
-			t.discover(tg, path)
-		}
-		if problem != "" && tg.problem.Swap(&problem) == nil {
-			t.log.Warn("some files cannot be found", "job", tg.Job, "pattern", tg.Path, "err", problem)
-		} else if problem == "" {
-			tg.problem.Store(nil)
-		}
-		if tg.matches.Swap(n) != n && n == 0 {
-			t.log.Warn("a pattern matches no files any more", "job", tg.Job, "pattern", tg.Path)
-		}
-		found[tg] = w.found
+	listed := map[string][]os.DirEntry{}
+	targets := t.allTargets()
+	t.adopt(targets)
+	for _, tg := range targets {
+		found[tg] = t.expand(tg, dirs, listed)
 	}
+	t.lookAround(listed, found, targets)
 	t.mu.Lock()
 	logs := make([]*tailLog, 0, len(t.mu.logs))
 	there := make([]bool, 0, len(t.mu.logs))
 	for _, l := range t.mu.logs {
 		logs = append(logs, l)
-		there = append(there, found[l.target][l.path] || l.next == nil)
+		tg := l.target
+		if l.heir != nil {
+			tg = l.heir
+		}
+		there = append(there, found[tg][l.path])
 	}
 	t.mu.Unlock()
 	for i, l := range logs {
@@ -105,10 +89,104 @@ func (t *Tailer) scan() {
 			t.relink(l)
 		}
 		for _, name := range l.names {
-			dirs[filepath.Dir(name)] = true
+			dirs[parent(name)] = true
 		}
 	}
+	t.limitHeld()
 	t.watch.set(dirs)
+}
+
+// expand finds the files of a target and starts the logs of those that are new.
+func (t *Tailer) expand(tg *target, dirs map[string]bool, listed map[string][]os.DirEntry) map[string]bool {
+	w := &walk{found: map[string]bool{}, dirs: dirs, listed: listed}
+	var problem string
+	w.problem = func(err error) { problem = err.Error() }
+	tg.pattern.walk(w)
+	n := int64(0)
+	for path := range w.found {
+		if tg.exclude != nil && tg.exclude.Match(path) {
+			delete(w.found, path)
+			continue
+		}
+		n++
+		t.discover(tg, path)
+	}
+	if problem != "" && tg.problem.Swap(&problem) == nil {
+		t.log.Warn("some files cannot be found", "job", tg.Job, "pattern", tg.Path, "err", problem)
+	} else if problem == "" {
+		tg.problem.Store(nil)
+	}
+	if tg.matches.Swap(n) != n && n == 0 {
+		t.log.Warn("a pattern matches no files any more", "job", tg.Job, "pattern", tg.Path)
+	}
+	return w.found
+}
+
+// lookAround looks for files that no pattern matches and that are new since the last scan:
+// what a rotation made of a log's file.
+func (t *Tailer) lookAround(listed map[string][]os.DirEntry, found map[*target]map[string]bool, targets []*target) {
+	familiar := map[string]map[string]bool{}
+	for dir, entries := range listed {
+		before, names := t.familiar[dir], map[string]bool{}
+		for _, e := range entries {
+			if !e.Type().IsRegular() {
+				continue
+			}
+			path := filepath.Join(dir, e.Name())
+			wanted := false
+			for _, paths := range found {
+				wanted = wanted || paths[path]
+			}
+			if wanted {
+				continue
+			}
+			names[e.Name()] = true
+			if !before[e.Name()] {
+				t.stranger(path, targets)
+			}
+		}
+		if len(names) > 0 {
+			familiar[dir] = names
+		}
+	}
+	t.familiar = familiar
+}
+
+// stranger handles a new file that no pattern matches. If a log can have had it, the log
+// looks. If there is no such log, but somebody would want it, the file was rotated away
+// before anybody saw it under its first name.
+func (t *Tailer) stranger(path string, targets []*target) {
+	unrotated(path, func(base string) bool {
+		t.mu.Lock()
+		logs := t.mu.names[base]
+		for _, l := range logs {
+			t.wakeLocked(l, true)
+		}
+		t.mu.Unlock()
+		if len(logs) > 0 {
+			return true
+		}
+		for _, tg := range targets {
+			if !tg.wants(base) {
+				continue
+			}
+			fi, err := os.Stat(path)
+			if err == nil && fi.Mode().IsRegular() && fi.ModTime().UnixNano() >= t.began {
+				t.start(tg, positions.Key{Client: t.cfg.Client, Job: tg.group, Path: base})
+			}
+			return true
+		}
+		return false
+	})
+}
+
+// born starts the log of a file that was there a moment ago under a name that is wanted.
+func (t *Tailer) born(path string) {
+	for _, tg := range t.allTargets() {
+		if tg.wants(path) {
+			t.start(tg, positions.Key{Client: t.cfg.Client, Job: tg.group, Path: path})
+		}
+	}
 }
 
 // compare wakes a log when its file is not as its last turn left it.
@@ -164,8 +242,14 @@ func (t *Tailer) discover(tg *target, path string) {
 	if owner != nil {
 		return // renamed, and followed under its old name
 	}
-	for _, rec := range t.store.Find(key.Client, key.Job, id) {
-		if rec.Path != path && headFits(path, rec.Fingerprint) && (rec.Fingerprint.Len > 0 || rec.Offset > 0) {
+	c, err := t.openCandidate(tg, path)
+	if err != nil {
+		t.start(tg, key) // which says what is wrong
+		return
+	}
+	defer c.close()
+	for _, rec := range t.store.Find(key.Client, key.Job, c.st.id) {
+		if rec.Path != path && (rec.Fingerprint.Len > 0 || rec.Offset > 0) && c.holds(rec) {
 			// Renamed while the agent was stopped: its log is the one of the old name.
 			if !rec.Finished {
 				t.start(tg, rec.Key)
@@ -173,18 +257,58 @@ func (t *Tailer) discover(tg *target, path string) {
 			return
 		}
 	}
+	if base, what := t.copied(tg, path, c); what != noCopy {
+		t.start(tg, base)
+		t.mu.Lock()
+		if l := t.mu.logs[base]; l != nil {
+			t.wakeLocked(l, true)
+		}
+		t.mu.Unlock()
+		return
+	}
 	t.start(tg, key)
 }
 
-func headFits(path string, fp positions.Fingerprint) bool {
-	f, _, err := openFile(path)
-	if err != nil {
-		return false
+// copied reports whether a file that a pattern matches is a copy of what another log of the
+// target reads, and of which.
+func (t *Tailer) copied(tg *target, path string, c *candidate) (base positions.Key, what likeness) {
+	unrotated(path, func(p string) bool {
+		if !tg.wants(p) {
+			return false
+		}
+		base = positions.Key{Client: t.cfg.Client, Job: tg.group, Path: p}
+		if len(t.store.Ledgers(base)) == 0 {
+			return false
+		}
+		_, what = t.match(base, c, presentIn(parent(path)))
+		return what != noCopy
+	})
+	return base, what
+}
+
+// presentIn tells which files there are in a directory; it reads it when first asked.
+func presentIn(dir string) func(positions.ID) bool {
+	var ids map[positions.ID]bool
+	return func(id positions.ID) bool {
+		if ids == nil {
+			ids = idsIn(dir)
+		}
+		return id != (positions.ID{}) && ids[id]
 	}
-	defer f.Close()
-	var buf [headSize]byte
-	head, err := readHead(f, &buf)
-	return err == nil && fits(fp, head)
+}
+
+func idsIn(dir string) map[positions.ID]bool {
+	ids := map[positions.ID]bool{}
+	list, err := os.ReadDir(dir)
+	if err != nil {
+		return ids
+	}
+	for _, e := range list {
+		if fi, err := os.Stat(filepath.Join(dir, e.Name())); err == nil {
+			ids[statOf(fi).id] = true
+		}
+	}
+	return ids
 }
 
 // start begins to follow a log.
@@ -195,16 +319,10 @@ func (t *Tailer) start(tg *target, key positions.Key) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.mu.logs[key] != nil {
+	if t.mu.logs[key] != nil || tg.retired.Load() != 0 { // retired: the targets were replaced since the scan began
 		return
 	}
-	if !slices.Contains(t.mu.targets, tg) {
-		// The targets were replaced since the scan began.
-		if tg = wanting(t.mu.targets, key); tg == nil {
-			return
-		}
-	}
-	l := &tailLog{t: t, target: tg, next: tg, key: key, path: key.Path, names: names}
+	l := &tailLog{t: t, target: tg, key: key, path: key.Path, names: names}
 	l.active = time.Now().UnixNano()
 	t.mu.logs[key] = l
 	for _, n := range names {
@@ -213,23 +331,8 @@ func (t *Tailer) start(tg *target, key positions.Key) {
 	t.enqueue(l)
 }
 
-// adopt starts the logs of an earlier run: their path may name nothing now, while what it
-// named lies beside it.
-func (t *Tailer) adopt() {
-	for _, rec := range t.store.Records(t.cfg.Client) {
-		if rec.Finished && !isDir(filepath.Dir(rec.Path)) {
-			continue
-		}
-		for _, tg := range t.targetList() {
-			if tg.group == rec.Job && tg.wants(rec.Path) {
-				t.start(tg, rec.Key)
-				break
-			}
-		}
-	}
-}
-
 func (t *Tailer) removeLocked(l *tailLog) {
+	t.store.Unclaim(l.key)
 	delete(t.mu.logs, l.key)
 	t.at(l, 0)
 	t.unname(l)

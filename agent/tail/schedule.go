@@ -99,6 +99,9 @@ func (t *Tailer) take() *tailLog {
 	s := &l.sched
 	s.state, s.again = running, false
 	l.checkPath, s.check = s.check, false
+	if l.heir != nil {
+		l.target, l.heir, l.outdated = l.heir, nil, true
+	}
 	t.at(l, 0)
 	return l
 }

@@ -8,23 +8,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sys/unix"
 
 	"github.com/skaldlog/skald/agent/positions"
 )
-
-// Target says which files to follow.
-type Target struct {
-	// Job is the name of the scrape config; positions are kept by job and path.
-	Job string
-	// Labels are the target's, without filename.
-	Labels labels.Labels
-	// Path and Exclude are patterns; see Pattern.
-	Path, Exclude string
-	// Consumer makes the consumer of a new log. path is the log's.
-	Consumer func(path string) Consumer
-}
 
 // Consumer receives the lines of one log. One goroutine calls it at a time.
 type Consumer interface {
@@ -83,7 +70,23 @@ type Config struct {
 	Workers int
 	// NoWatch does without inotify.
 	NoWatch bool
-	Logger  *slog.Logger
+	// HotPoll is how often files that are being written are looked at while a directory cannot
+	// be watched. Default 250 ms.
+	HotPoll time.Duration
+	// HoldFiles, HoldBytes and HoldAge bound the files that are deleted and not yet read to
+	// their end, which the agent's descriptor keeps on the disk: their number, the space they
+	// take, and the time since the deletion was seen. Beyond that the oldest is given up, and
+	// counted. Default 1000, 10 GiB, 24 h.
+	HoldFiles int
+	HoldBytes int64
+	HoldAge   time.Duration
+	// Lost is told about each file that could not be read to its end, with the reason. Nil
+	// ignores.
+	Lost func(reason string)
+	// Step is called at places where a kill would be worst, with a name for the place; it is
+	// for tests. Nil ignores.
+	Step   func(place string)
+	Logger *slog.Logger
 }
 
 func (c *Config) defaults() {
@@ -97,6 +100,17 @@ func (c *Config) defaults() {
 	set(&c.Grace, 5*time.Second)
 	set(&c.Quiet, time.Minute)
 	set(&c.Interval, 50*time.Millisecond)
+	set(&c.HotPoll, 250*time.Millisecond)
+	set(&c.HoldAge, 24*time.Hour)
+	if c.HoldFiles <= 0 {
+		c.HoldFiles = 1000
+	}
+	if c.HoldBytes <= 0 {
+		c.HoldBytes = 10 << 30
+	}
+	if c.Lost == nil {
+		c.Lost = func(string) {}
+	}
 	if c.MaxOpen <= 0 {
 		c.MaxOpen = 512
 		var lim unix.Rlimit
@@ -124,7 +138,9 @@ type Stats struct {
 	LinesRead   atomic.Int64
 	Rotations   atomic.Int64 // a path named a new file
 	Truncations atomic.Int64
-	Lost        atomic.Int64 // generations that were gone before they were read
+	Lost        atomic.Int64 // generations that could not be read to their end
+	HeldFiles   atomic.Int64 // deleted, and open because they are not read to their end
+	HeldBytes   atomic.Int64 // what these take on the disk
 	CutLines    atomic.Int64 // longer than MaxLine
 	OpenFiles   atomic.Int64
 	Watches     atomic.Int64
@@ -136,13 +152,16 @@ type Tailer struct {
 	cfg     Config
 	store   *positions.Store
 	Stats   Stats
-	running atomic.Bool
 	log     *slog.Logger
 	watch   *watcher
+	began   int64       // since when files are followed: what was changed later is news
+	polling atomic.Bool // some directory cannot be watched
+	// familiar are the files that the last scan saw and no pattern matches, by directory.
+	familiar map[string]map[string]bool
 
 	mu struct {
 		sync.Mutex
-		targets []*target // replaced as a whole
+		targets []*target
 		logs    map[positions.Key]*tailLog
 		names   map[string][]*tailLog // by path, and by path without links
 		owners  map[fileKey]*tailLog  // who reads a file
@@ -151,19 +170,15 @@ type Tailer struct {
 		timers  timerHeap
 		closed  bool
 	}
+	// held are the files that only a descriptor keeps. Its mutex is taken after mu when both
+	// are needed.
+	held struct {
+		sync.Mutex
+		files map[*generation]*held
+	}
 	work   *sync.Cond // on mu: the queue may have something
 	rescan chan struct{}
 	sooner chan struct{} // the first deadline has changed
-}
-
-// target is a Target with its patterns compiled.
-type target struct {
-	Target
-	group   string // Job, made unique among targets that may name the same file
-	pattern *Pattern
-	exclude *Pattern
-	matches atomic.Int64 // found by the last scan
-	problem atomic.Pointer[string]
 }
 
 // fileKey is a file as far as one group of targets is concerned.
@@ -180,40 +195,19 @@ func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) 
 	t.mu.logs = map[positions.Key]*tailLog{}
 	t.mu.names = map[string][]*tailLog{}
 	t.mu.owners = map[fileKey]*tailLog{}
+	t.held.files = map[*generation]*held{}
 	return t, t.SetTargets(targets)
-}
-
-// grouper names groups of targets. Targets of a job share one, so that a file matched by
-// two patterns is read once, unless they have the same pattern and different labels: then
-// the file is wanted twice.
-type grouper struct{ seen map[[2]string][]labels.Labels }
-
-func newGrouper() grouper { return grouper{map[[2]string][]labels.Labels{}} }
-
-func (g grouper) name(t Target) string {
-	k := [2]string{t.Job, t.Path}
-	for i, l := range g.seen[k] {
-		if labels.Equal(l, t.Labels) {
-			return groupName(t.Job, i)
-		}
-	}
-	g.seen[k] = append(g.seen[k], t.Labels)
-	return groupName(t.Job, len(g.seen[k])-1)
-}
-
-func groupName(job string, i int) string {
-	if i == 0 {
-		return job
-	}
-	return job + "#" + string(rune('0'+i%10)) + groupName("", i/10)
 }
 
 // Run follows the files until the context ends; then every turn is finished, and nothing
 // more is read.
 func (t *Tailer) Run(ctx context.Context) error {
+	t.began = time.Now().UnixNano()
+	if at := t.store.Alive(); !at.IsZero() {
+		t.began = min(t.began, at.UnixNano())
+	}
+	t.began -= int64(clockTick)
 	t.watch = newWatcher(t)
-	t.running.Store(true)
-	t.adopt()
 	var wg sync.WaitGroup
 	for range t.cfg.Workers {
 		wg.Go(t.worker)
@@ -234,9 +228,18 @@ func (t *Tailer) Run(ctx context.Context) error {
 	return nil
 }
 
+// clockTick is how far the time of a file's last change may lie behind the clock.
+const clockTick = 20 * time.Millisecond
+
+func (t *Tailer) step(place string) {
+	if t.cfg.Step != nil {
+		t.cfg.Step(place)
+	}
+}
+
 // worker gives turns to logs until the tailer is closed.
 func (t *Tailer) worker() {
-	buf := make([]byte, t.cfg.Buffer)
+	buf := make([]byte, t.cfg.Buffer+maxTail)
 	for {
 		l := t.take()
 		if l == nil {

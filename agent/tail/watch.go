@@ -125,9 +125,7 @@ func (w *watcher) event(ev fsnotify.Event) {
 	case ev.Has(fsnotify.Remove) || ev.Has(fsnotify.Rename):
 		w.gone(ev.Name)
 	case len(logs) == 0 && ev.Has(fsnotify.Create):
-		if t.interesting(ev.Name) {
-			t.askScan()
-		}
+		w.created(ev.Name)
 	case len(logs) == 0 && ev.Has(fsnotify.Write):
 		// A file that is followed under an old name is looked at by its deadlines.
 	}
@@ -147,19 +145,23 @@ func (w *watcher) gone(name string) {
 	}
 }
 
-// interesting reports whether a new name may lead to a file that is wanted.
-func (t *Tailer) interesting(name string) bool {
+// created handles a new name that no log has.
+func (w *watcher) created(name string) {
+	t := w.t
 	fi, err := os.Lstat(name)
-	if err != nil {
-		return false
-	}
-	if !fi.Mode().IsRegular() {
-		return true // a directory or a link
-	}
-	for _, tg := range t.targetList() {
-		if tg.wants(name) {
-			return true
+	switch {
+	case err != nil:
+		t.born(name) // and renamed at once
+	case !fi.Mode().IsRegular():
+		t.askScan() // a directory or a link
+	default:
+		targets := t.allTargets()
+		for _, tg := range targets {
+			if tg.wants(name) {
+				t.askScan()
+				return
+			}
 		}
+		t.stranger(name, targets)
 	}
-	return false
 }

@@ -1,0 +1,88 @@
+package tail
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+
+	"github.com/skaldlog/skald/agent/positions"
+)
+
+// likeness says how a file of unknown identity relates to what a log has read.
+type likeness uint8
+
+const (
+	noCopy       likeness = iota
+	copyInUse             // it begins as a file that is still there: it may not be complete
+	copyOfPart            // it was copied from a file while that was shorter
+	copyOfRead            // what it holds has been read from a file that is gone
+	copyWithRest          // it holds what was read, and more
+)
+
+// match compares a file beside a log with all that the log has read. present tells which
+// files there are. Only a compressed file and one with a rotated name may be compared: a new
+// file at the log's own path may begin like the one before it, and is new all the same.
+func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.ID) bool) (best *positions.Ledger, what likeness) {
+	off := int64(-1)
+	for _, ledger := range t.store.Ledgers(key) {
+		r := ledger.Record()
+		if r.Fingerprint.Len == 0 || r.ID == c.st.id || !fits(r.Fingerprint, c.head) {
+			continue
+		}
+		alive := present(r.ID)
+		holds, whole := c.compare(r)
+		switch {
+		case holds && r.Offset > off:
+			best, off = ledger, r.Offset
+			switch {
+			case alive || !r.Finished:
+				what = copyInUse
+			case c.endsAt(r.Offset):
+				what = copyOfRead
+			default:
+				what = copyWithRest
+			}
+		case !holds && off < 0 && alive && !whole:
+			best, what = ledger, copyInUse
+		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset && sameEnd(c, r):
+			best, what = ledger, copyOfPart
+		}
+	}
+	return best, what
+}
+
+// compare reports whether a file's content may be what a record is about, and whether the
+// file is whole: the compressor may still be at work.
+func (c *candidate) compare(r positions.Record) (holds, whole bool) {
+	if c.holds(r) {
+		return true, true
+	}
+	if c.z == nil {
+		return false, true
+	}
+	var b [1]byte
+	_, err := c.ReadAt(b[:], max(r.Offset-1, 0))
+	return false, err == nil || errors.Is(err, io.EOF)
+}
+
+// endsAt reports whether a file's content is off bytes long.
+func (c *candidate) endsAt(off int64) bool {
+	var b [1]byte
+	n, _ := c.ReadAt(b[:], off) // an error ends it as well
+	return n == 0
+}
+
+// sameEnd reports whether the last bytes of a copy are those that the original has there.
+func sameEnd(c *candidate, r positions.Record) bool {
+	f, err := os.Open(r.Real)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	size := min(c.st.size, 4096)
+	a, b := make([]byte, size), make([]byte, size)
+	n, _ := c.f.ReadAt(a, c.st.size-size)
+	m, _ := f.ReadAt(b, c.st.size-size)
+	return n == m && bytes.Equal(a[:n], b[:m])
+}
