@@ -165,12 +165,17 @@ func (d *pushDecoder) request(msg []byte) error {
 	if d.tenant == "" {
 		return bad(errors.New("no tenant"))
 	}
+	d.finish()
+	return nil
+}
+
+// finish cuts the entries into streams; before it they may still move.
+func (d *pushDecoder) finish() {
 	start := 0
 	for i, end := range d.spans {
 		d.streams[i].Entries = d.entries[start:end:end]
 		start = end
 	}
-	return nil
 }
 
 // bad says that a message makes no sense. Peers are of the same make, so it is a bug, or
@@ -206,15 +211,20 @@ func (d *pushDecoder) part(msg []byte) error {
 	if err != nil {
 		return bad(err)
 	}
-	f = fields{buf: plain}
+	return bad(d.decodeStreams(plain))
+}
+
+// decodeStreams decodes a Streams message.
+func (d *pushDecoder) decodeStreams(plain []byte) error {
+	f := fields{buf: plain}
 	for f.next() {
 		if f.is(1, protowire.BytesType) {
 			if err := d.stream(f.value); err != nil {
-				return bad(err)
+				return err
 			}
 		}
 	}
-	return bad(f.err)
+	return f.err
 }
 
 // unpack undoes the compression. Memory is reserved by the size that the part declares,

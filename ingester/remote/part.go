@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/grpc/mem"
 
+	"github.com/skaldlog/skald/internal/gencache"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/rpc"
 )
@@ -56,7 +57,7 @@ type Part struct {
 }
 
 // NewPart encodes streams. Nothing of it aliases them; the labels are shared. With keep,
-// Streams returns the same streams later. The caller owns one reference.
+// Streams costs nothing, and the part more memory. The caller owns one reference.
 func NewPart(streams []model.Stream, c Compression, keep bool) *Part {
 	p := &Part{streams: len(streams)}
 	p.refs.Store(1)
@@ -96,6 +97,9 @@ func (p *Part) Len() int { return p.streams }
 // Size is the length of the streams' encoding before compression.
 func (p *Part) Size() int { return p.size }
 
+// WireSize is the length of what crosses the network.
+func (p *Part) WireSize() int { return p.payload.Len() }
+
 // Memory is what the part holds.
 func (p *Part) Memory() int {
 	n := p.payload.Len()
@@ -105,8 +109,23 @@ func (p *Part) Memory() int {
 	return n
 }
 
-// Streams returns the streams, valid until the reference is freed. They must have been kept.
-func (p *Part) Streams() []model.Stream { return p.local }
+// Streams returns the streams, valid until the reference is freed. If they were not kept,
+// they are decoded again.
+func (p *Part) Streams() ([]model.Stream, error) {
+	if p.local != nil {
+		return p.local, nil
+	}
+	d := pushDecoder{labels: gencache.New[string, labels.Labels](0), reserve: func(int64) error { return nil }}
+	plain, err := d.unpack(p.payload.ReadOnlyData(), uint64(p.compression), uint64(p.size))
+	if err != nil {
+		return nil, err
+	}
+	if err := d.decodeStreams(plain); err != nil {
+		return nil, err
+	}
+	d.finish()
+	return d.streams, nil
+}
 
 // Ref takes another reference.
 func (p *Part) Ref() { p.refs.Add(1) }

@@ -90,12 +90,12 @@ func (p *Pool) Client(addr string) *Client {
 	}
 	c := &Client{addr: addr, compression: p.compression}
 	if p.mu.closed {
-		c.err = fault.New(fault.Unavailable, "ingester %s: this process is stopping", addr)
+		c.err = fault.New(fault.Unavailable, "this process is stopping")
 		return c
 	}
 	var err error
 	if c.conn, err = p.dial(addr); err != nil {
-		c.err = fault.New(fault.Unavailable, "ingester %s: %w", addr, err)
+		c.err = fault.Wrap(fault.Unavailable, err)
 		return c // not kept: the next call may do better
 	}
 	p.mu.clients[addr] = c
@@ -159,10 +159,25 @@ type Client struct {
 	err         error // why there is no connection
 }
 
-// invoke makes a unary call. Its error has a kind, and names the address.
+// CallError says that a call got no answer from the ingester: there is no connection, or it
+// broke, or time was up. Whether the ingester did what it was asked is not known.
+type CallError struct {
+	Addr  string
+	cause error
+}
+
+// NewCallError returns the error of a call on an address; cause has a kind.
+func NewCallError(addr string, cause error) *CallError { return &CallError{addr, cause} }
+
+func (e *CallError) Error() string { return "ingester " + e.Addr + ": " + e.cause.Error() }
+
+// Unwrap returns the cause, which has a kind.
+func (e *CallError) Unwrap() error { return e.cause }
+
+// invoke makes a unary call. Its error is a *CallError.
 func (c *Client) invoke(ctx context.Context, method string, req, res any) error {
 	if c.err != nil {
-		return c.err
+		return &CallError{c.addr, c.err}
 	}
 	return c.fault(c.conn.Invoke(ctx, "/"+serviceName+"/"+method, req, res))
 }
@@ -172,8 +187,7 @@ func (c *Client) fault(err error) error {
 	if err == nil {
 		return nil
 	}
-	err = rpc.Fault(err)
-	return fault.New(fault.Of(err), "ingester %s: %w", c.addr, err)
+	return &CallError{c.addr, rpc.Fault(err)}
 }
 
 // traffic counts the bytes of messages, as they cross the wire.

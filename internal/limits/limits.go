@@ -51,13 +51,14 @@ type Limits struct {
 
 	// Ingestion, enforced by the ingester.
 
-	MaxStreamsPerUser       int          `yaml:"max_streams_per_user" help:"Active streams a tenant may have on one ingester."`
-	MaxGlobalStreamsPerUser int          `yaml:"max_global_streams_per_user" help:"Active streams a tenant may have in the cluster. Pushes to others are refused with 429."`
-	UseOwnedStreamCount     bool         `yaml:"use_owned_stream_count" help:"Count only streams that the ingester owns in the ring."`
-	PerStreamRateLimit      Bytes        `yaml:"per_stream_rate_limit" help:"Bytes one stream may receive per second."`
-	PerStreamRateLimitBurst Bytes        `yaml:"per_stream_rate_limit_burst" help:"Size of the per-stream rate's bucket."`
-	UnorderedWrites         bool         `yaml:"unordered_writes" help:"Accept entries older than the newest of their stream."`
-	ShardStreams            ShardStreams `yaml:"shard_streams" help:"How streams that receive much are spread."`
+	MaxStreamsPerUser        int          `yaml:"max_streams_per_user" help:"Active streams a tenant may have on one ingester."`
+	IngestionTenantShardSize int          `yaml:"ingestion_tenant_shard_size" help:"Ingesters that hold a tenant's streams (shuffle sharding), spread evenly over zones, at least the replication factor; 0 means all of them."`
+	MaxGlobalStreamsPerUser  int          `yaml:"max_global_streams_per_user" help:"Active streams a tenant may have in the cluster. Pushes to others are refused with 429."`
+	UseOwnedStreamCount      bool         `yaml:"use_owned_stream_count" help:"Count only streams that the ingester owns in the ring."`
+	PerStreamRateLimit       Bytes        `yaml:"per_stream_rate_limit" help:"Bytes one stream may receive per second."`
+	PerStreamRateLimitBurst  Bytes        `yaml:"per_stream_rate_limit_burst" help:"Size of the per-stream rate's bucket."`
+	UnorderedWrites          bool         `yaml:"unordered_writes" help:"Accept entries older than the newest of their stream."`
+	ShardStreams             ShardStreams `yaml:"shard_streams" help:"How streams that receive much are spread."`
 
 	// Queries.
 
