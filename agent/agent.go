@@ -39,6 +39,9 @@ type Options struct {
 	// StopTimeout bounds the delivery of what is in memory when the agent is told to stop;
 	// what is not acknowledged by then is read again at the next start. Default 5 s.
 	StopTimeout time.Duration
+	// DeadLetter, when set, receives the entries that a server refuses for good. The caller
+	// closes it after Run.
+	DeadLetter *deliver.DeadLetter
 	// Step is called at places where a kill would be worst, with a name for the place; tests
 	// kill the process there. Nil ignores.
 	Step func(place string)

@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"encoding/base64"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,6 +16,10 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/agent/deliver"
+	"github.com/skaldlog/skald/internal/model"
 )
 
 // A server refuses every push that holds a certain line: only that line is given up.
@@ -40,13 +46,22 @@ func TestPoison(t *testing.T) {
 	}
 	appendFile(t, filepath.Join(dir, "logs/a.log"), text.String())
 	reg := prometheus.NewRegistry()
-	_, stop := start(t, testConfig(t, s.URL, dir, ""), Options{Registerer: reg})
+	letters := filepath.Join(dir, "refused.jsonl")
+	dead, err := deliver.OpenDeadLetter(letters, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, stop := start(t, testConfig(t, s.URL, dir, ""), Options{Registerer: reg, DeadLetter: dead})
 	eventually(t, "all good lines", func() bool { return len(s.lines()) == len(want) })
 	stop()
 	if diff := cmp.Diff(want, s.stream("a.log")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
-	err := testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
+	if err := dead.Close(); err != nil {
+		t.Error(err)
+	}
+	checkLetters(t, letters, "line 0017 poison", "line 0500 poison")
+	err = testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
 # HELP skald_agent_dropped_entries_total Entries that the server refused for good, by reason.
 # TYPE skald_agent_dropped_entries_total counter
 skald_agent_dropped_entries_total{client=%q,reason="refused"} 2
@@ -62,6 +77,74 @@ skald_agent_dropped_entries_total{client=%q,reason="refused"} 2
 	stop()
 	if after, _ := s.counts(); after != before+1 {
 		t.Errorf("%d pushes after the restart, want 1", after-before)
+	}
+}
+
+// checkLetters demands that a file of dead letters has these lines, with the server's reason.
+func checkLetters(t *testing.T, path string, want ...string) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, text := range strings.Split(strings.TrimSpace(string(b)), "\n") {
+		var e deliver.DeadEntry
+		if err := json.Unmarshal([]byte(text), &e); err != nil {
+			t.Fatalf("%v in %s", err, text)
+		}
+		if !strings.Contains(e.Reason, "refused for the test") || !strings.Contains(e.Labels, `job="test"`) || e.Timestamp == 0 {
+			t.Errorf("dead letter %+v", e)
+		}
+		got = append(got, e.Line)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("dead letters (-want +got):\n%s", diff)
+	}
+}
+
+// The file of dead letters stays within its bound.
+func TestDeadLetterIsBounded(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "dead")
+	d, err := deliver.OpenDeadLetter(path, 10_000)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range 1000 {
+		line := []byte(fmt.Sprintf("line %d \xff", i))
+		if err := d.Write("c", "t", labels.FromStrings("a", "b"), model.Entry{Timestamp: 1, Line: line}, "too old"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{path, path + ".1"} {
+		if fi, err := os.Stat(name); err != nil || fi.Size() == 0 || fi.Size() > 10_000 {
+			t.Errorf("%s: %v, %v", name, fi, err)
+		}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(b), base64.StdEncoding.EncodeToString([]byte("line 999 \xff"))) {
+		t.Errorf("the last entry is not there: %v", err)
+	}
+}
+
+// A body that is too large is sent in parts; a line that is too large by itself is given up.
+func TestTooLarge(t *testing.T) {
+	s, dir := newSink(t), t.TempDir()
+	s.setJudge(func(lines []string) (int, time.Duration) {
+		if len(strings.Join(lines, "")) > 1000 {
+			return http.StatusRequestEntityTooLarge, 0
+		}
+		return 0, 0
+	})
+	appendFile(t, filepath.Join(dir, "logs/a.log"), strings.Repeat(strings.Repeat("x", 90)+"\n", 100)+strings.Repeat("y", 2000)+"\nend\n")
+	_, stop := start(t, testConfig(t, s.URL, dir, ""), Options{})
+	eventually(t, "all but one line", func() bool { return len(s.stream("a.log")) == 101 })
+	stop()
+	if n := s.lines()[strings.Repeat("y", 2000)]; n != 0 {
+		t.Errorf("the large line is there %d times", n)
 	}
 }
 

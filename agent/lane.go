@@ -27,7 +27,7 @@ type lane struct {
 func (a *Agent) addLane(key string, cfg deliver.Config, pusher deliver.Pusher) error {
 	l := &lane{agent: a, name: cfg.Name}
 	cfg.Budget = a.opts.Budget
-	cfg.Logger = a.log
+	cfg.Logger, cfg.Step, cfg.DeadLetter = a.log, a.opts.Step, a.opts.DeadLetter
 	// Times that the agent gave to lines must be in the journal before the server sees them,
 	// and acknowledgements as soon as it has: then a kill repeats exactly what is unsettled.
 	cfg.BeforeSend, cfg.AfterSend = a.store.Flush, a.store.Flush

@@ -155,16 +155,20 @@ func (q *tenantQueue) judge(err error) (v verdict, after time.Duration, cause st
 	var se *StatusError
 	if !errors.As(err, &se) {
 		switch kind := fault.Of(err); kind {
-		case fault.Invalid, fault.TooLarge, fault.Unprocessable:
+		case fault.Invalid, fault.Unprocessable:
 			return split, 0, "refused"
+		case fault.TooLarge:
+			return split, 0, "too_large"
 		case fault.RateLimited:
 			return q.limited(), 0, "rate_limited"
 		}
 		return retry, 0, "failed"
 	}
 	switch se.Code {
-	case 400, 413, 422:
+	case 400, 422:
 		return split, 0, "refused"
+	case 413:
+		return split, 0, "too_large"
 	case 429:
 		return q.limited(), se.RetryAfter, "rate_limited"
 	}
@@ -193,7 +197,7 @@ func (q *tenantQueue) send(ctx context.Context, streams []model.Stream) bool {
 		v, after, cause := q.judge(err)
 		switch v {
 		case split:
-			return q.bisect(ctx, streams, err)
+			return q.bisect(ctx, streams, cause, err)
 		case drop:
 			q.reject(streams, cause, err)
 			return true
@@ -224,6 +228,7 @@ const maxRetryAfter = 10 * time.Minute
 func (q *tenantQueue) push(ctx context.Context, streams []model.Stream) error {
 	s := q.s
 	s.cfg.BeforeSend()
+	s.cfg.Step("before push")
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.Timeout)
 	defer cancel()
 	start := time.Now()
@@ -252,10 +257,10 @@ func (q *tenantQueue) push(ctx context.Context, streams []model.Stream) error {
 }
 
 // bisect sends the halves of what was refused as a whole.
-func (q *tenantQueue) bisect(ctx context.Context, streams []model.Stream, err error) bool {
+func (q *tenantQueue) bisect(ctx context.Context, streams []model.Stream, cause string, err error) bool {
 	a, b := halves(streams)
 	if b == nil {
-		q.reject(streams, "refused", err)
+		q.reject(streams, cause, err)
 		return true
 	}
 	return q.send(ctx, a) && q.send(ctx, b)
@@ -282,8 +287,10 @@ func (q *tenantQueue) reject(streams []model.Stream, reason string, err error) {
 			q.s.cfg.Metrics.dropped.WithLabelValues(q.s.cfg.Name, reason).Inc()
 			q.s.log.Error("the server refuses an entry; it is skipped", "tenant", q.tenant, "stream", streams[i].Labels.String(),
 				"time", time.Unix(0, e.Timestamp).UTC(), "bytes", len(e.Line), "line", excerpt(e.Line), "err", err)
-			if q.s.cfg.Rejected != nil {
-				q.s.cfg.Rejected(q.tenant, streams[i].Labels, e, err.Error())
+			if d := q.s.cfg.DeadLetter; d != nil {
+				if err := d.Write(q.s.cfg.Name, q.tenant, streams[i].Labels, e, err.Error()); err != nil {
+					q.s.log.Error("the entry could not be written to the file of dead letters", "file", d.path, "err", err)
+				}
 			}
 		}
 	}

@@ -44,10 +44,13 @@ type Config struct {
 	BeforeSend, AfterSend func()
 	// OnRoom is called when there is room again.
 	OnRoom func()
-	// Rejected is told about each entry that the server will not take. It may be nil.
-	Rejected func(tenant string, ls labels.Labels, e model.Entry, reason string)
-	Logger   *slog.Logger
-	Metrics  *Metrics
+	// DeadLetter receives each entry that the server will not take. It may be nil.
+	DeadLetter *DeadLetter
+	// Step is called at places where a kill would be worst, with a name for the place; it is
+	// for tests. Nil ignores.
+	Step    func(place string)
+	Logger  *slog.Logger
+	Metrics *Metrics
 }
 
 func (c *Config) defaults() {
@@ -71,6 +74,9 @@ func (c *Config) defaults() {
 		if *f == nil {
 			*f = func() {}
 		}
+	}
+	if c.Step == nil {
+		c.Step = func(string) {}
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
@@ -165,8 +171,9 @@ func (s *Sender) Room(tenant string) bool {
 	defer s.mu.Unlock()
 	ok := s.mu.inflight < s.cfg.Budget
 	if q := s.mu.tenants[s.tenant(tenant)]; ok && q != nil && len(s.mu.tenants) > 1 {
-		// One tenant whose entries are not taken must leave room for the others.
-		ok = q.waiting < s.cfg.Budget/2
+		// Tenants whose entries are not taken must leave room for the others: a tenant may have
+		// as much as is left free, so that n such tenants leave 1/(n+1) of the budget.
+		ok = q.waiting < s.cfg.Budget-s.mu.inflight
 	}
 	if !ok {
 		s.mu.full = true
@@ -294,7 +301,9 @@ func (s *Sender) spareBatch() *batch {
 // delivered ends the life of a batch.
 func (s *Sender) delivered(q *tenantQueue, b *batch) {
 	cost := b.cost()
+	s.cfg.Step("acknowledged")
 	b.release()
+	s.cfg.Step("released")
 	s.cfg.AfterSend()
 	b.reset()
 	s.mu.Lock()
