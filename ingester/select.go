@@ -3,10 +3,6 @@ package ingester
 import (
 	"context"
 	"fmt"
-	"maps"
-	"slices"
-
-	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -101,38 +97,41 @@ func (i *Ingester) Series(ctx context.Context, name model.Tenant, req *model.Req
 		return nil, err
 	}
 	defer v.release()
-	merged := make(seriesSet)
+	var lists [][]model.Series
 	for _, s := range v.segments {
 		series, err := s.reader.Series(ctx, req)
 		if err != nil {
 			return nil, fmt.Errorf("local segment %s: %w", s.path, err)
 		}
-		for _, one := range series {
-			merged.add(one)
-		}
+		lists = append(lists, series)
 	}
 	for _, g := range v.generations {
 		if t := g.table(name); t != nil {
-			t.series(req, merged)
+			lists = append(lists, t.series(req))
 		}
 	}
-	return merged.sorted(), nil
+	return model.MergeSeries(lists), nil
 }
 
-// series adds the table's streams to the set.
-func (t *table) series(req *model.Request, set seriesSet) {
-	streams, stats := t.streamStats()
-	for id, st := range stats {
-		if st.rows == 0 || !req.Range.Overlaps(st.first, st.last) || !matchLabels(req.Matchers, streams[id].labels) {
+// series describes the table's streams, sorted by labels.
+func (t *table) series(req *model.Request) []model.Series {
+	// Statistics that are newer than the snapshot may know more streams than it.
+	snap := t.snapshot()
+	_, stats := t.streamStats()
+	out := make([]model.Series, 0, len(snap.streams))
+	for _, id := range snap.match(req.Matchers) {
+		st := &stats[id]
+		if st.rows == 0 || !req.Range.Overlaps(st.first, st.last) {
 			continue
 		}
 		share := overlap(req.Range, st.first, st.last)
-		set.add(model.Series{
-			Labels:  streams[id].labels,
+		out = append(out, model.Series{
+			Labels:  snap.streams[id].labels,
 			Entries: int64(float64(st.rows)*share + 0.5), Bytes: int64(float64(st.bytes)*share + 0.5),
 			Blocks: 1, First: st.first, Last: st.last,
 		})
 	}
+	return out
 }
 
 // overlap returns the share of the closed interval [first, last] that lies in r.
@@ -142,30 +141,4 @@ func overlap(r model.TimeRange, first, last int64) float64 {
 	}
 	whole := float64(last) - float64(first) + 1
 	return (float64(min(last, r.Through-1)) - float64(max(first, r.From)) + 1) / whole
-}
-
-// seriesSet sums up descriptions of the same stream.
-type seriesSet map[string]*model.Series
-
-func (set seriesSet) add(s model.Series) {
-	var space [256]byte
-	key := s.Labels.Bytes(space[:0])
-	known := set[string(key)]
-	if known == nil {
-		set[string(key)] = &s
-		return
-	}
-	known.Entries += s.Entries
-	known.Bytes += s.Bytes
-	known.Blocks += s.Blocks
-	known.First, known.Last = min(known.First, s.First), max(known.Last, s.Last)
-}
-
-func (set seriesSet) sorted() []model.Series {
-	out := make([]model.Series, 0, len(set))
-	for s := range maps.Values(set) {
-		out = append(out, *s)
-	}
-	slices.SortFunc(out, func(a, b model.Series) int { return labels.Compare(a.Labels, b.Labels) })
-	return out
 }

@@ -1,7 +1,9 @@
 package querier
 
 import (
+	"encoding/binary"
 	"math"
+	"math/bits"
 	"strconv"
 	"unicode/utf8"
 
@@ -25,12 +27,59 @@ func init() {
 }
 
 // appendLine appends a log line as a JSON string, with <, > and & escaped as Loki does.
-func appendLine[T string | []byte](b []byte, s T) []byte { return appendEscaped(b, s, &safeHTML) }
+func appendLine(b, line []byte) []byte {
+	b = append(b, '"')
+	for {
+		n := plainPrefix(line)
+		b = append(b, line[:n]...)
+		if line = line[n:]; len(line) == 0 {
+			return append(b, '"')
+		}
+		// Escapes are often near each other, as in JSON and in texts that are not English.
+		for n = 0; n < len(line); {
+			c, size := line[n], 1
+			if c >= utf8.RuneSelf {
+				b, size = appendRune(b, line[n:])
+			} else if !safeHTML[c] {
+				b = appendEscape(b, c)
+			} else {
+				break
+			}
+			n += size
+		}
+		line = line[n:]
+	}
+}
+
+const (
+	ones  = 0x0101010101010101
+	highs = 0x8080808080808080
+)
+
+// plainPrefix is the number of bytes at the front of a line that stand for themselves. It
+// looks at eight at a time: a byte is zero after the XOR if it is the one sought, and the
+// subtraction borrows into the high bit of the first such byte.
+func plainPrefix(line []byte) int {
+	i := 0
+	for ; i+8 <= len(line); i += 8 {
+		w := binary.LittleEndian.Uint64(line[i:])
+		special := w | (w - 0x20*ones) |
+			((w ^ '"'*ones) - ones) | ((w ^ '\\'*ones) - ones) |
+			((w ^ '<'*ones) - ones) | ((w ^ '>'*ones) - ones) | ((w ^ '&'*ones) - ones)
+		if special &= highs; special != 0 {
+			return i + bits.TrailingZeros64(special)/8
+		}
+	}
+	for ; i < len(line); i++ {
+		if c := line[i]; c >= utf8.RuneSelf || !safeHTML[c] {
+			break
+		}
+	}
+	return i
+}
 
 // appendString appends any other JSON string.
-func appendString[T string | []byte](b []byte, s T) []byte { return appendEscaped(b, s, &safe) }
-
-func appendEscaped[T string | []byte](b []byte, s T, safe *[utf8.RuneSelf]bool) []byte {
+func appendString[T string | []byte](b []byte, s T) []byte {
 	b = append(b, '"')
 	start := 0
 	for i := 0; i < len(s); {
@@ -46,19 +95,27 @@ func appendEscaped[T string | []byte](b []byte, s T, safe *[utf8.RuneSelf]bool) 
 			start = i
 			continue
 		}
-		r, size := decodeRune(s[i:])
-		switch {
-		case r == utf8.RuneError && size == 1:
-			b = append(append(b, s[start:i]...), `\ufffd`...)
-			start = i + size
-		case r == '\u2028' || r == '\u2029':
-			b = append(append(b, s[start:i]...), `\u202`...)
-			b = append(b, hexDigits[r&0xf])
-			start = i + size
-		}
+		var size int
+		b = append(b, s[start:i]...)
+		b, size = appendRune(b, s[i:])
 		i += size
+		start = i
 	}
 	return append(append(b, s[start:]...), '"')
+}
+
+// appendRune appends the first rune of s, escaped where JSON or JavaScript wants it, and
+// returns its length in s.
+func appendRune[T string | []byte](b []byte, s T) ([]byte, int) {
+	r, size := decodeRune(s)
+	switch {
+	case r == utf8.RuneError && size == 1:
+		return append(b, `\ufffd`...), size
+	case r == '\u2028' || r == '\u2029':
+		b = append(b, `\u202`...)
+		return append(b, hexDigits[r&0xf]), size
+	}
+	return append(b, s[:size]...), size
 }
 
 func decodeRune[T string | []byte](s T) (rune, int) {

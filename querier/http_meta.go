@@ -24,6 +24,15 @@ import (
 // series lists the streams that match, over all sources and tenants, each once and sorted.
 // Counts are sums over sources, so replicas count more than once; weigh counts exactly.
 func (q *Querier) series(ctx context.Context, tenants []model.Tenant, req *model.Request) ([]model.Series, error) {
+	lists, err := q.seriesLists(ctx, tenants, req)
+	if err != nil {
+		return nil, err
+	}
+	return mergeSeries(lists), nil
+}
+
+// seriesLists lists the streams that match, by tenant and source.
+func (q *Querier) seriesLists(ctx context.Context, tenants []model.Tenant, req *model.Request) ([][]model.Series, error) {
 	wanted, inner := tenants, req
 	if len(tenants) > 1 {
 		wanted, inner = splitTenantMatchers(tenants, req)
@@ -45,10 +54,7 @@ func (q *Querier) series(ctx context.Context, tenants []model.Tenant, req *model
 			})
 		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return mergeSeries(lists), nil
+	return lists, g.Wait()
 }
 
 func mergeSeries(lists [][]model.Series) []model.Series {
@@ -69,7 +75,8 @@ func mergeSeries(lists [][]model.Series) []model.Series {
 	return merged
 }
 
-// labelSets returns the label sets that a request for names or values sees. Like Loki's
+// labelSets returns the label sets that a request for names or values sees; a set may
+// stand there more than once. Like Loki's
 // index it answers coarsely in time: when the range touches the span of the tenant's data
 // on its days, all streams of those days count. Grafana's log context relies on it: it
 // asks with start = end and must see the labels of that moment.
@@ -92,28 +99,29 @@ func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request) ([]labels.La
 	if err != nil {
 		return nil, err
 	}
-	all, err := q.series(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}})
-	if err != nil {
+	lists, err := q.seriesLists(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}})
+	if err != nil || !spans(lists, start, end) {
 		return nil, err
 	}
-	if !spans(all, start, end) {
-		return nil, nil
-	}
 	var sets []labels.Labels
-	for _, s := range all {
-		if matchAll(matchers, s.Labels) {
-			sets = append(sets, s.Labels)
+	for _, list := range lists {
+		for i := range list {
+			if matchAll(matchers, list[i].Labels) {
+				sets = append(sets, list[i].Labels)
+			}
 		}
 	}
 	return sets, nil
 }
 
 // spans reports whether the range touches the time from the first entry to the last.
-func spans(all []model.Series, start, end int64) bool {
+func spans(lists [][]model.Series, start, end int64) bool {
 	before, after := false, false
-	for _, s := range all {
-		before = before || s.First <= end
-		after = after || s.Last >= start
+	for _, list := range lists {
+		for i := range list {
+			before = before || list[i].First <= end
+			after = after || list[i].Last >= start
+		}
 	}
 	return before && after
 }

@@ -90,9 +90,9 @@ func appendPatterns(b []byte, found []patterns.Pattern) []byte {
 			b = append(b, ',')
 		}
 		b = append(b, `{"pattern":`...)
-		b = appendLine(b, p.Text)
+		b = appendLine(b, []byte(p.Text))
 		b = append(b, `,"level":`...)
-		b = appendLine(b, p.Level)
+		b = appendLine(b, []byte(p.Level))
 		b = append(b, `,"samples":[`...)
 		for j, s := range p.Samples {
 			if j > 0 {

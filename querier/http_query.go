@@ -240,28 +240,20 @@ type entryRef struct {
 // appendCategorized puts together the streams that differ in metadata or parsed labels
 // only, since those stand with each entry.
 func appendCategorized(b []byte, streams []scan.Stream, forward bool) []byte {
-	groups := map[string][]int{}
-	var order []string
-	for i := range streams {
-		key := streams[i].StreamLabels.WithoutEmpty().String()
-		if groups[key] == nil {
-			order = append(order, key)
-		}
-		groups[key] = append(groups[key], i)
-	}
+	groups, shown := groupStreams(streams)
 	var refs []entryRef
 	b = append(b, '[')
-	for i, key := range order {
+	for i, group := range groups {
 		refs = refs[:0]
-		for _, s := range groups[key] {
+		for _, s := range group {
 			for e := range streams[s].Entries {
-				refs = append(refs, entryRef{streams[s].Entries[e].Timestamp, int32(s), int32(e)})
+				refs = append(refs, entryRef{streams[s].Entries[e].Timestamp, s, int32(e)})
 			}
 		}
-		if len(groups[key]) > 1 {
+		if len(group) > 1 {
 			sortRefs(refs, forward)
 		}
-		b = openStream(b, i, streams[groups[key][0]].StreamLabels.WithoutEmpty())
+		b = openStream(b, i, shown[i])
 		for j, r := range refs {
 			if j > 0 {
 				b = append(b, ',')
@@ -271,6 +263,26 @@ func appendCategorized(b []byte, streams []scan.Stream, forward bool) []byte {
 		b = append(b, "]}"...)
 	}
 	return append(b, ']')
+}
+
+// groupStreams returns which streams have the same labels of their own, in order of the
+// first of each, and these labels.
+func groupStreams(streams []scan.Stream) (groups [][]int32, shown []labels.Labels) {
+	byHash := map[uint64][]int{} // groups
+next:
+	for i := range streams {
+		ls := streams[i].StreamLabels.WithoutEmpty()
+		hash := ls.Hash()
+		for _, g := range byHash[hash] {
+			if labels.Equal(shown[g], ls) {
+				groups[g] = append(groups[g], int32(i))
+				continue next
+			}
+		}
+		byHash[hash] = append(byHash[hash], len(groups))
+		groups, shown = append(groups, []int32{int32(i)}), append(shown, ls)
+	}
+	return groups, shown
 }
 
 func sortRefs(refs []entryRef, forward bool) {

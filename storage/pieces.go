@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/oklog/ulid/v2"
-	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/fault"
@@ -131,37 +130,4 @@ func withoutReplaced(pieces []*piece, span model.TimeRange) []*piece {
 		}
 	}
 	return left
-}
-
-// mergeSeries merges sorted lists, halves first, so that each series is compared about
-// as often as the number of lists has binary digits.
-func mergeSeries(lists [][]model.Series) []model.Series {
-	switch len(lists) {
-	case 0:
-		return nil
-	case 1:
-		return lists[0]
-	}
-	half := len(lists) / 2
-	a, b := mergeSeries(lists[:half]), mergeSeries(lists[half:])
-	out := make([]model.Series, 0, max(len(a), len(b)))
-	for len(a) > 0 && len(b) > 0 {
-		switch c := labels.Compare(a[0].Labels, b[0].Labels); {
-		case c < 0:
-			out, a = append(out, a[0]), a[1:]
-		case c > 0:
-			out, b = append(out, b[0]), b[1:]
-		default:
-			out = append(out, model.Series{
-				Labels:  a[0].Labels,
-				Entries: a[0].Entries + b[0].Entries,
-				Bytes:   a[0].Bytes + b[0].Bytes,
-				Blocks:  a[0].Blocks + b[0].Blocks,
-				First:   min(a[0].First, b[0].First),
-				Last:    max(a[0].Last, b[0].Last),
-			})
-			a, b = a[1:], b[1:]
-		}
-	}
-	return append(append(out, a...), b...)
 }

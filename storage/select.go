@@ -51,7 +51,7 @@ func (r *Reader) Series(ctx context.Context, tenant model.Tenant, req *model.Req
 			lists = append(lists, p.series)
 		}
 	}
-	return mergeSeries(lists), nil
+	return model.MergeSeries(lists), nil
 }
 
 // query lists and opens the segments of a request, reads each that no other replaces, and
