@@ -1,8 +1,10 @@
 package querier
 
 import (
+	"cmp"
 	"context"
 	"runtime"
+	"slices"
 	"sort"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -11,55 +13,61 @@ import (
 	"github.com/skaldlog/skald/internal/model"
 )
 
-// markDuplicates finds rows that stand in more than one part and marks all but the first
-// as dead. A row is a stream, a timestamp, a line and metadata; inside a part rows are
-// unique already.
+// markDuplicates finds rows that stand in more than one part and marks all but those of
+// the first part as dead. A row is a stream, a timestamp, a line and metadata; inside a
+// part rows are unique already. A block without a live row is given back at once.
 //
 // The price is a merge of timestamps, paid only where two parts hold the same stream at
 // overlapping times, and the contents of rows (by RowHash) only where timestamps are
 // equal too:
 //
-//  1. group the runs of all blocks by stream, and keep the pairs of runs that come from
-//     different parts and whose blocks overlap in time;
-//  2. read the timestamps of those blocks and merge each pair, to learn which blocks have
-//     equal timestamps at all;
+//  1. find the blocks that overlap a block of another part in time, and group their runs
+//     by stream;
+//  2. read the timestamps of those that share a stream with such a block, and merge runs
+//     that overlap, to learn which blocks have equal timestamps at all;
 //  3. read the row hashes of those, merge again and mark.
+//
+// With several replicas everything overlaps, so nothing is kept per pair of runs: memory
+// grows with the number of runs only. The order of marking does not matter, because the
+// first of equal rows is never marked, whoever marks the others.
 func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats) error {
 	if len(parts) < 2 {
 		return nil
 	}
-	pairs := overlappingPairs(parts)
-	if len(pairs) == 0 {
-		return nil
-	}
-	if err := load(ctx, pairs, func(ctx context.Context, d *dedupeBlock) (err error) {
+	groups := groupByStream(parts)
+	if err := load(ctx, groups, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.times, err = d.Block.Times(ctx)
 		return err
 	}); err != nil {
 		return err
 	}
-	var equal []pair
-	for _, p := range pairs {
+	var equal []group
+	for _, g := range groups {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		found := false
-		eachEqualTime(p, func(_, _, _, _ int) bool { found = true; return false })
+		g.eachPair(func(keep, drop *runRef) {
+			eachEqualTime(keep, drop, func(_, _, _, _ int) bool {
+				found, keep.block.compared, drop.block.compared = true, true, true
+				return false
+			})
+		})
 		if found {
-			equal = append(equal, p)
+			equal = append(equal, g)
 		}
 	}
-	if err := load(ctx, equal, func(ctx context.Context, d *dedupeBlock) (err error) {
+	if err := load(ctx, equal, func(d *dedupeBlock) bool { return d.compared }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.hashes, err = d.Block.Hashes(ctx)
 		return err
 	}); err != nil {
 		return err
 	}
-	for _, p := range equal {
+	for _, g := range equal {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		markPair(p)
+		g.eachPair(mark)
 	}
 	install(parts, equal, stats)
 	return nil
@@ -69,119 +77,138 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats)
 // place in the selection when some of its rows are dead.
 type dedupeBlock struct {
 	model.Block
-	times  []int64
-	hashes []uint64
-	dead   model.Bitmap
+	times    []int64
+	hashes   []uint64
+	compared bool // some row has a time that a row of another part has
+	dead     model.Bitmap
 }
 
 func (d *dedupeBlock) Dead() model.Bitmap { return d.dead }
 
 // runRef is a run of one stream, and the block it stands in.
 type runRef struct {
-	part  int
-	block *dedupeBlock
-	run   model.Run
+	part        int
+	block       *dedupeBlock
+	run         model.Run
+	first, last int64
 }
 
-// pair is two runs of one stream that may hold equal rows; those of the later part die.
-type pair struct{ keep, drop runRef }
+// group is the runs of one stream.
+type group []runRef
 
-// overlappingPairs returns the pairs whose blocks overlap in time, ordered so that a part
-// is settled before it settles others.
-func overlappingPairs(parts []model.Part) []pair {
-	if !anyOverlap(parts) {
-		return nil
-	}
-	streams := groupByStream(parts)
-	var pairs []pair
-	for _, group := range streams {
-		if group[0].part == group[len(group)-1].part {
-			continue
-		}
-		pairs = appendPairs(pairs, group)
-	}
-	sort.SliceStable(pairs, func(i, j int) bool { return pairs[i].drop.part < pairs[j].drop.part })
-	return pairs
-}
+// interval is a closed range of time.
+type interval struct{ first, last int64 }
 
-// anyOverlap spares the grouping when parts follow each other in time, the usual case.
-func anyOverlap(parts []model.Part) bool {
-	type span struct{ first, last int64 }
-	spans := make([]span, 0, len(parts))
-	for _, p := range parts {
-		if len(p.Blocks) == 0 {
-			continue
-		}
-		s := span{first: 1<<63 - 1, last: -1 << 63}
-		for _, b := range p.Blocks {
+// covers are the times that the blocks of each part cover, as intervals that follow each
+// other without touching.
+func covers(parts []model.Part) [][]interval {
+	out := make([][]interval, len(parts))
+	for i := range parts {
+		var all []interval
+		for _, b := range parts[i].Blocks {
 			first, last := b.Bounds()
-			s.first, s.last = min(s.first, first), max(s.last, last)
+			all = append(all, interval{first, last})
 		}
-		spans = append(spans, s)
-	}
-	sort.Slice(spans, func(i, j int) bool { return spans[i].first < spans[j].first })
-	for i := 1; i < len(spans); i++ {
-		if spans[i].first <= spans[i-1].last {
-			return true
+		slices.SortFunc(all, func(a, b interval) int { return cmp.Compare(a.first, b.first) })
+		joined := all[:0]
+		for _, next := range all {
+			if n := len(joined); n > 0 && next.first <= joined[n-1].last {
+				joined[n-1].last = max(joined[n-1].last, next.last)
+				continue
+			}
+			joined = append(joined, next)
 		}
-		spans[i].last = max(spans[i].last, spans[i-1].last)
+		out[i] = joined
 	}
-	return false
+	return out
 }
 
-// groupByStream lists each stream's runs in order of parts. Streams are found by hash and
-// told apart by their labels.
-func groupByStream(parts []model.Part) map[uint64][]runRef {
-	groups := map[uint64][]runRef{}
+// meets reports whether one of the intervals overlaps a block.
+func meets(covered []interval, b model.Block) bool {
+	first, last := b.Bounds()
+	i := sort.Search(len(covered), func(i int) bool { return covered[i].last >= first })
+	return i < len(covered) && covered[i].first <= last
+}
+
+// groupByStream returns the runs of each stream that has some in several parts. Streams
+// are found by hash and told apart by their labels.
+func groupByStream(parts []model.Part) []group {
+	covered := covers(parts)
+	byHash := map[uint64]group{}
 	for i := range parts {
 		for _, b := range parts[i].Blocks {
+			alone := true
+			for j := range parts {
+				alone = alone && (i == j || !meets(covered[j], b))
+			}
+			if alone {
+				continue // the usual case: parts follow each other in time
+			}
 			d := &dedupeBlock{Block: b, dead: b.Dead()}
 			for _, run := range b.Runs() {
-				groups[run.Hash] = append(groups[run.Hash], runRef{part: i, block: d, run: run})
+				byHash[run.Hash] = append(byHash[run.Hash], runRef{part: i, block: d, run: run})
 			}
+		}
+	}
+	var groups []group
+	for _, g := range byHash {
+		if g[0].part != g[len(g)-1].part {
+			groups = append(groups, g)
 		}
 	}
 	return groups
 }
 
-func appendPairs(pairs []pair, group []runRef) []pair {
-	for i, a := range group {
-		firstA, lastA := a.block.Bounds()
-		for _, b := range group[i+1:] {
-			if a.part == b.part {
-				continue
-			}
-			firstB, lastB := b.block.Bounds()
-			if firstA <= lastB && firstB <= lastA && labels.Equal(a.run.Labels, b.run.Labels) {
-				pairs = append(pairs, pair{keep: a, drop: b})
-			}
-		}
-	}
-	return pairs
-}
-
-// load reads a column of every block of the pairs, each once, on all cores.
-func load(ctx context.Context, pairs []pair, read func(context.Context, *dedupeBlock) error) error {
+// load reads a column of the groups' blocks, each once, on all cores.
+func load(ctx context.Context, groups []group, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
 	seen := map[*dedupeBlock]bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, p := range pairs {
-		for _, d := range []*dedupeBlock{p.keep.block, p.drop.block} {
-			if !seen[d] {
+	for _, runs := range groups {
+		for i := range runs {
+			if d := runs[i].block; !seen[d] && wanted(d) {
 				seen[d] = true
-				g.Go(func() error { return read(ctx, d) })
+				g.Go(func() error {
+					if err := ctx.Err(); err != nil {
+						return err
+					}
+					return read(ctx, d)
+				})
 			}
 		}
 	}
 	return g.Wait()
 }
 
+// eachPair calls f for the runs of different parts that overlap in time, the earlier part
+// first.
+func (g group) eachPair(f func(keep, drop *runRef)) {
+	for i := range g {
+		r := &g[i]
+		r.first, r.last = r.block.times[r.run.Start], r.block.times[r.run.End-1]
+	}
+	slices.SortFunc(g, func(a, b runRef) int { return cmp.Or(cmp.Compare(a.first, b.first), cmp.Compare(a.part, b.part)) })
+	for i := range g {
+		a := &g[i]
+		for j := i + 1; j < len(g) && g[j].first <= a.last; j++ {
+			b := &g[j]
+			switch {
+			case a.part == b.part || !labels.Equal(a.run.Labels, b.run.Labels):
+			case a.part < b.part:
+				f(a, b)
+			default:
+				f(b, a)
+			}
+		}
+	}
+}
+
 // eachEqualTime calls f for every timestamp that both runs hold, with the rows [k0, k1) of
 // the one kept and [d0, d1) of the other; f returns false to stop.
-func eachEqualTime(p pair, f func(k0, k1, d0, d1 int) bool) {
-	kt, dt := p.keep.block.times, p.drop.block.times
-	k, kEnd := p.keep.run.Start, p.keep.run.End
-	d, dEnd := p.drop.run.Start, p.drop.run.End
+func eachEqualTime(keep, drop *runRef, f func(k0, k1, d0, d1 int) bool) {
+	kt, dt := keep.block.times, drop.block.times
+	k, kEnd := keep.run.Start, keep.run.End
+	d, dEnd := drop.run.Start, drop.run.End
 	for k < kEnd && d < dEnd {
 		switch {
 		case kt[k] < dt[d]:
@@ -215,15 +242,16 @@ func seek(times []int64, i, end int, ts int64) int {
 	return i + sort.Search(hi-i, func(n int) bool { return times[i+n] >= ts })
 }
 
-func markPair(p pair) {
-	kh, dh := p.keep.block.hashes, p.drop.block.hashes
-	eachEqualTime(p, func(k0, k1, d0, d1 int) bool {
+// mark kills the rows of a run that another one, of an earlier part, holds too.
+func mark(keep, drop *runRef) {
+	kh, dh := keep.block.hashes, drop.block.hashes
+	if kh == nil || dh == nil {
+		return // no equal times
+	}
+	eachEqualTime(keep, drop, func(k0, k1, d0, d1 int) bool {
 		for d := d0; d < d1; d++ {
-			for k := k0; k < k1; k++ {
-				if kh[k] == dh[d] {
-					kill(p.drop.block, d)
-					break
-				}
+			if slices.Contains(kh[k0:k1], dh[d]) {
+				kill(drop.block, d)
 			}
 		}
 		return true
@@ -237,24 +265,47 @@ func kill(d *dedupeBlock, row int) {
 	d.dead.Set(row)
 }
 
-// install puts the blocks that have dead rows in the place of the originals.
-func install(parts []model.Part, pairs []pair, stats *model.Stats) {
+// install puts the blocks that have dead rows in the place of the originals, and gives
+// back those that have no other rows.
+func install(parts []model.Part, groups []group, stats *model.Stats) {
 	replaced := map[model.Block]*dedupeBlock{}
-	for _, p := range pairs {
-		if d := p.drop.block; d.dead != nil {
-			replaced[d.Block] = d
-		}
-	}
-	if stats != nil {
-		for _, d := range replaced {
-			stats.RowsDuplicate.Add(int64(d.dead.Count()))
-		}
-	}
-	for i := range parts {
-		for j, b := range parts[i].Blocks {
-			if d := replaced[b]; d != nil {
-				parts[i].Blocks[j] = d
+	for _, g := range groups {
+		for i := range g {
+			if d := g[i].block; d.dead != nil {
+				replaced[d.Block] = d
 			}
 		}
 	}
+	for i := range parts {
+		kept := parts[i].Blocks[:0]
+		for _, b := range parts[i].Blocks {
+			d := replaced[b]
+			if d == nil {
+				kept = append(kept, b)
+				continue
+			}
+			dead := d.dead.Count()
+			if stats != nil {
+				stats.RowsDuplicate.Add(int64(dead))
+			}
+			if dead == selectedRows(b) {
+				b.Release()
+				continue
+			}
+			// Lines of dead rows need not come from another process.
+			if far, ok := b.(interface{ Skip(model.Bitmap) }); ok {
+				far.Skip(d.dead)
+			}
+			kept = append(kept, d)
+		}
+		parts[i].Blocks = kept
+	}
+}
+
+// selectedRows is the number of rows in the block's runs.
+func selectedRows(b model.Block) (n int) {
+	for _, run := range b.Runs() {
+		n += run.End - run.Start
+	}
+	return n
 }

@@ -57,16 +57,24 @@ func (q *Querier) seriesLists(ctx context.Context, tenants []model.Tenant, req *
 	return lists, g.Wait()
 }
 
+// mergeSeries adds up descriptions of the same stream.
 func mergeSeries(lists [][]model.Series) []model.Series {
+	return foldSeries(lists, func(m, s *model.Series) {
+		m.Entries += s.Entries
+		m.Bytes += s.Bytes
+		m.Blocks += s.Blocks
+	})
+}
+
+// foldSeries merges lists, and has fold join the counts of equal streams.
+func foldSeries(lists [][]model.Series, fold func(m, s *model.Series)) []model.Series {
 	all := slices.Concat(lists...)
 	sort.SliceStable(all, func(i, j int) bool { return labels.Compare(all[i].Labels, all[j].Labels) < 0 })
 	merged := all[:0]
 	for _, s := range all {
 		if n := len(merged); n > 0 && labels.Equal(merged[n-1].Labels, s.Labels) {
 			m := &merged[n-1]
-			m.Entries += s.Entries
-			m.Bytes += s.Bytes
-			m.Blocks += s.Blocks
+			fold(m, &s)
 			m.First, m.Last = min(m.First, s.First), max(m.Last, s.Last)
 			continue
 		}

@@ -103,7 +103,11 @@ func (q *Querier) evaluate(r *http.Request, p engine.Params, expr syntax.Expr) (
 	}
 	defer leave()
 	start := time.Now()
-	result, err := q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(lim, p.Instant), p, expr)
+	var result *engine.Result
+	err = q.retry(r.Context(), func() (err error) {
+		result, err = q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(lim, p.Instant), p, expr)
+		return err
+	})
 	if err != nil {
 		return nil, 0, err
 	}

@@ -11,6 +11,7 @@ package querier
 import (
 	"context"
 	"flag"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"strings"
@@ -34,6 +35,23 @@ type Config struct {
 	MaxMemory int64
 	// TailMaxDuration ends live tails that are older.
 	TailMaxDuration time.Duration
+	// Partial says what a read does when too few ingesters answer: fail, or warn.
+	Partial string
+	// ReplicaWait is how long a read waits for the last replicas when the others are enough.
+	ReplicaWait time.Duration
+}
+
+const (
+	partialFail = "fail"
+	partialWarn = "warn"
+)
+
+// Validate checks the settings.
+func (c *Config) Validate() error {
+	if c.Partial != partialFail && c.Partial != partialWarn {
+		return fmt.Errorf("-querier.partial=%s: expected %s or %s", c.Partial, partialFail, partialWarn)
+	}
+	return nil
 }
 
 // RegisterFlags declares the settings with their defaults.
@@ -41,6 +59,8 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait")
 	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
 	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
+	fs.StringVar(&c.Partial, "querier.partial", partialFail, "what a read does when so many ingesters do not answer that acknowledged rows may be missing: `fail` with 503, or warn in the answer")
+	fs.DurationVar(&c.ReplicaWait, "querier.replica-wait", 200*time.Millisecond, "how long a read waits for the last ingesters when those that have answered hold every row")
 }
 
 // Tailer yields acknowledged entries as they arrive. An ingester is one.

@@ -11,7 +11,9 @@ import (
 	"github.com/skaldlog/skald/logql/scan"
 )
 
-// Source is a place that holds rows: an ingester, or the object store.
+// Source is a place that holds rows: an ingester, or the object store. The context of
+// Select must live until the selection is released: blocks may be read over a call that
+// ends with it.
 type Source interface {
 	Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error)
 	Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error)
@@ -84,11 +86,11 @@ func (s boundSelector) Select(ctx context.Context, req *model.Request) (*model.S
 	}
 	wanted, inner := splitTenantMatchers(s.tenants, req)
 	selections := make([]*model.Selection, len(wanted))
-	g, gctx := errgroup.WithContext(ctx)
+	var g errgroup.Group // without a context, which would end before the blocks are read
 	g.SetLimit(maxTenantsAtOnce)
 	for i, tenant := range wanted {
 		g.Go(func() (err error) {
-			selections[i], err = s.q.Select(gctx, tenant, inner)
+			selections[i], err = s.q.Select(ctx, tenant, inner)
 			return err
 		})
 	}

@@ -105,6 +105,9 @@ func (c *serverConfig) validate() error {
 	if c.dataDir == "" {
 		return errors.New("-data.dir: expected a directory")
 	}
+	if err := c.querier.Validate(); err != nil {
+		return err
+	}
 	if c.storageURL == "" {
 		dir, err := filepath.Abs(filepath.Join(c.dataDir, "objects"))
 		if err != nil {

@@ -23,6 +23,9 @@ type Request struct {
 	Columns Columns
 	// Stats, when not nil, receives what answering cost. It is safe for concurrent use.
 	Stats *Stats
+	// Warn, when not nil, receives warnings about the answer to Series, which has no room
+	// for them. A Selection carries its own.
+	Warn func(text string)
 }
 
 // Needles is a disjunction: a row can only match the query if at least one of them occurs.
@@ -50,7 +53,8 @@ type Columns struct {
 // Selection is the answer to a Request: one part for each memtable snapshot or segment
 // that may hold wanted rows. Rows are unique inside a part; the same row may stand in
 // several parts (replicas, retried pushes, a segment and the one it was merged into).
-// The receiver must Release it.
+// The receiver must Release it, and must keep the context with which it was asked for alive
+// until then.
 type Selection struct {
 	Parts []Part
 	// Warnings are shown to the user, for example when a corrupt block was skipped.
