@@ -35,7 +35,7 @@ const patience = 2 * time.Minute
 
 // tailRig is a querier over a real ingester, behind a real HTTP server.
 type tailRig struct {
-	t       *testing.T
+	t       testing.TB
 	ing     *ingester.Ingester
 	querier *Querier
 	url     string
@@ -45,7 +45,7 @@ type muxRouter struct{ *http.ServeMux }
 
 func (m muxRouter) Handle(pattern string, h http.Handler, _ ...string) { m.ServeMux.Handle(pattern, h) }
 
-func newTailRig(t *testing.T, change ...func(*limits.Limits)) *tailRig {
+func newTailRig(t testing.TB, change ...func(*limits.Limits)) *tailRig {
 	t.Helper()
 	lim := limits.Defaults()
 	lim.MaxConcurrentTailRequests, lim.PerStreamRateLimit, lim.MaxGlobalStreamsPerUser = 0, 0, 0

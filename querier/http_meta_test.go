@@ -1,0 +1,39 @@
+package querier
+
+import (
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+// BenchmarkLabels asks about the labels of 10 000 streams.
+func BenchmarkLabels(b *testing.B) {
+	r := newTailRig(b)
+	now := time.Now().UnixNano()
+	for i := range 10_000 {
+		ls := labels.FromStrings("app", fmt.Sprint("app", i%50), "env", "prod", "namespace", fmt.Sprint("ns", i%7), "pod", fmt.Sprint("pod-", i))
+		r.push(model.Stream{Labels: ls, Entries: []model.Entry{{Timestamp: now, Line: []byte("x")}}})
+	}
+	mux := http.NewServeMux()
+	r.querier.Register(muxRouter{mux})
+	for _, path := range []string{"labels", "label/app/values", "label/pod/values", "series", "labels?query=%7Bapp%3D%22app1%22%7D"} {
+		b.Run(path, func(b *testing.B) {
+			b.ReportAllocs()
+			before := cpuTime()
+			for b.Loop() {
+				w := httptest.NewRecorder()
+				mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/loki/api/v1/"+path, nil))
+				if w.Code != http.StatusOK || w.Body.Len() < 20 {
+					b.Fatal(w.Code, w.Body)
+				}
+			}
+			b.ReportMetric(float64((cpuTime()-before).Microseconds())/1e3/float64(b.N), "cpu-ms/op")
+		})
+	}
+}
