@@ -3,19 +3,15 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/skaldlog/skald/agent/deliver"
-	"github.com/skaldlog/skald/agent/positions"
-	"github.com/skaldlog/skald/agent/stage"
 	"github.com/skaldlog/skald/agent/tail"
 )
 
@@ -29,11 +25,28 @@ type Options struct {
 	// DryRun, when set, receives the entries as text instead of the clients, and nothing is
 	// written to the disk.
 	DryRun io.Writer
+	// Inspect, when set, is told what each stage does to each line.
+	Inspect io.Writer
+	// Color makes DryRun and Inspect texts coloured, for a terminal.
+	Color bool
+	// Stdin, when set, is read instead of the jobs' sources, through the first job's stages;
+	// the agent ends when all of it is delivered.
+	Stdin io.Reader
 	// Push, when set, is where entries go, instead of to the configuration's clients: a
 	// server in the same process.
 	Push deliver.Pusher
+	// Load reads the configuration again, for a reload. Nil means that there is none.
+	Load func() (*Config, error)
+	// Journalctl is the program that reads the systemd journal; "journalctl" when empty.
+	Journalctl string
 	// Tail tunes the following of files; the zero value is right for production.
 	Tail tail.Config
+	// PodLogs is the directory of the logs of Kubernetes' pods, /var/log/pods when empty, and
+	// "-" to know pods from the API alone.
+	PodLogs string
+	// LabelWait is how long the lines of a pod wait for labels that only the Kubernetes API
+	// knows; then they go with those that their path tells. Default 5 s; negative waits for nothing.
+	LabelWait time.Duration
 	// Budget bounds the unacknowledged bytes in memory, for each client. Default 16 MiB.
 	Budget int64
 	// StopTimeout bounds the delivery of what is in memory when the agent is told to stop;
@@ -47,51 +60,64 @@ type Options struct {
 	Step func(place string)
 }
 
-// Agent is a node agent. New builds it, Run is its life.
-type Agent struct {
-	cfg     *Config
-	opts    Options
-	log     *slog.Logger
-	store   *positions.Store
-	lanes   []*lane
-	targets []*target
-	dropped *prometheus.CounterVec
-	lost    *prometheus.CounterVec
-	stages  *prometheus.CounterVec
+func (o *Options) defaults() {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.StopTimeout <= 0 {
+		o.StopTimeout = 5 * time.Second
+	}
+	switch o.PodLogs {
+	case "":
+		o.PodLogs = "/var/log/pods"
+	case "-":
+		o.PodLogs = ""
+	}
+	if o.LabelWait == 0 {
+		o.LabelWait = 5 * time.Second
+	}
+}
 
+// Agent is a node agent. New builds it, Run is its life. What changes with a reload is its
+// engine; the HTTP server and the metrics stay.
+type Agent struct {
+	opts     Options
+	log      *slog.Logger
+	metrics  *metrics
 	listener net.Listener
+	server   Server // as at the start: a reload does not change it
+	reloads  chan reload
+
+	mu struct {
+		sync.Mutex
+		run *engine
+	}
+}
+
+// reload asks the running agent to take another configuration.
+type reload struct {
+	cfg  *Config
+	done chan error
 }
 
 // New builds everything that the configuration asks for, pipelines, regular expressions and
-// certificates included, reads the positions, and opens the HTTP port. An error says what
-// is wrong with the configuration.
+// certificates included, reads the positions, and opens the ports. An error says what is
+// wrong with the configuration.
 func New(cfg *Config, opts Options) (*Agent, error) {
-	if opts.Logger == nil {
-		opts.Logger = slog.New(slog.DiscardHandler)
-	}
-	if opts.StopTimeout <= 0 {
-		opts.StopTimeout = 5 * time.Second
-	}
-	a := &Agent{cfg: cfg, opts: opts, log: opts.Logger}
-	a.stages = counter(opts.Registerer, "stage_dropped_entries_total", "Entries that a stage of a pipeline dropped or cut, by reason.", "reason")
-	a.dropped = counter(opts.Registerer, "long_lines_total", "Lines longer than limits_config.max_line_size, by what became of them.", "action")
-	a.lost = counter(opts.Registerer, "lost_generations_total", "Files that could not be read to their end, by reason.", "client", "reason")
-	if err := a.build(); err != nil {
-		return nil, err
-	}
-	store, err := positions.Open(cfg.Positions.Filename, positions.Options{
-		Logger: opts.Logger, ReadOnly: opts.DryRun != nil, Failed: stateFailed(opts.Registerer), Step: opts.Step,
-	})
+	opts.defaults()
+	a := &Agent{opts: opts, log: opts.Logger, server: cfg.Server, reloads: make(chan reload)}
+	a.metrics = newMetrics(opts.Registerer, a)
+	rt, err := newEngine(a, cfg)
 	if err != nil {
 		return nil, err
 	}
-	a.store = store
-	if err := a.buildLanes(); err != nil {
-		return nil, errors.Join(err, store.Close())
+	if err := rt.open(); err != nil {
+		return nil, err
 	}
 	if err := a.listen(); err != nil {
-		return nil, errors.Join(err, store.Close())
+		return nil, errors.Join(err, rt.close())
 	}
+	a.setEngine(rt)
 	for _, w := range cfg.Warnings {
 		a.log.Warn("configuration: " + w)
 	}
@@ -101,119 +127,125 @@ func New(cfg *Config, opts Options) (*Agent, error) {
 // Check builds all that New builds and keeps nothing: it finds every error that a start
 // would find, except a port or a directory that is not to be had.
 func Check(cfg *Config, logger *slog.Logger) error {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	a := &Agent{cfg: cfg, opts: Options{Logger: logger}, log: logger}
-	a.stages = counter(nil, "x", "x", "reason")
-	if err := a.build(); err != nil {
+	opts := Options{Logger: logger}
+	opts.defaults()
+	a := &Agent{opts: opts, log: opts.Logger}
+	a.metrics = newMetrics(nil, a)
+	rt, err := newEngine(a, cfg)
+	if err != nil {
 		return err
 	}
-	if len(cfg.Clients) == 0 {
-		return errNoClient
-	}
-	for i := range cfg.Clients {
-		if _, err := newHTTPPusher(&cfg.Clients[i]); err != nil {
-			return fmt.Errorf("clients[%d]: %w", i, err)
-		}
-	}
-	for _, t := range a.targets {
-		if _, err := tail.New(tail.Config{}, []tail.Target{{Path: t.path, Exclude: t.exclude}}, nil); err != nil {
-			return fmt.Errorf("job %s: %w", t.job, err)
-		}
-	}
-	return nil
+	return rt.check()
 }
 
-var errNoClient = errors.New("at least one client config must be provided")
-
-// build compiles pipelines and targets.
-func (a *Agent) build() error {
-	host := os.Getenv("HOSTNAME")
-	if host == "" {
-		host, _ = os.Hostname() // without a name, no __host__ matches
-	}
-	for i := range a.cfg.ScrapeConfigs {
-		job := &a.cfg.ScrapeConfigs[i]
-		program, err := stage.Build(job.PipelineStages, stage.Env{
-			Logger:  a.log.With("job", job.JobName),
-			Dropped: func(reason string) { a.stages.WithLabelValues(reason).Inc() },
-			MaxLine: a.opts.Tail.MaxLine,
-		})
-		if err != nil {
-			return fmt.Errorf("job %s: %w", job.JobName, err)
-		}
-		a.targets = append(a.targets, a.expandTargets(job, program, host)...)
-	}
-	return nil
-}
-
-// buildLanes makes a lane for each client.
-func (a *Agent) buildLanes() error {
-	metrics := deliver.NewMetrics(a.opts.Registerer)
-	switch {
-	case a.opts.DryRun != nil:
-		return a.addLane("", deliver.Config{Name: "dry-run", Metrics: metrics}, &printer{w: a.opts.DryRun})
-	case a.opts.Push != nil:
-		return a.addLane("", deliver.Config{Name: "local", Metrics: metrics}, a.opts.Push)
-	case len(a.cfg.Clients) == 0:
-		return errNoClient
-	}
-	for i := range a.cfg.Clients {
-		c := &a.cfg.Clients[i]
-		pusher, err := newHTTPPusher(c)
-		if err != nil {
-			return fmt.Errorf("clients[%d]: %w", i, err)
-		}
-		name := c.Name
-		if name == "" {
-			name = c.URL.Host
-		}
-		key := "" // the first client keeps its positions when its URL changes
-		if i > 0 {
-			key = c.Name
-			if key == "" {
-				key = c.URL.Redacted() + " " + c.TenantID
-			}
-		}
-		cfg := deliver.Config{
-			Name: name, Tenant: c.TenantID, External: sortedLabels(c.ExternalLabels), BatchSize: c.BatchSize,
-			BatchWait: c.BatchWait, Timeout: c.Timeout, MinBackoff: c.Backoff.MinPeriod, MaxBackoff: c.Backoff.MaxPeriod,
-			DropRateLimited: c.DropRateLimited, Metrics: metrics,
-		}
-		if err := a.addLane(key, cfg, pusher); err != nil {
-			return fmt.Errorf("clients[%d]: %w", i, err)
-		}
-	}
-	return nil
-}
-
-// Run follows the files until the context ends, then delivers what is in memory as far as
+// Run reads the sources until the context ends, then delivers what is in memory as far as
 // StopTimeout allows, and saves the positions.
 func (a *Agent) Run(ctx context.Context) error {
-	a.log.Info("agent started", "http", a.Addr(), "clients", len(a.lanes), "targets", len(a.targets))
-	if len(a.targets) == 0 {
-		a.log.Warn("no targets: nothing will be read; each job needs static_configs with a __path__ that relabelling keeps")
-	}
 	background, stop := context.WithCancel(context.WithoutCancel(ctx))
-	var services, lanes sync.WaitGroup
-	var saveErr error
-	services.Go(func() { saveErr = a.store.Run(background, a.savePeriod()) })
-	services.Go(func() { a.serve(background) })
-	for _, l := range a.lanes {
-		lanes.Go(func() { l.run(ctx, a.opts.StopTimeout) })
-	}
-	lanes.Wait() // they end with ctx
+	var wg sync.WaitGroup
+	wg.Go(func() { a.serve(background) })
+	err := a.runAll(ctx)
 	stop()
-	services.Wait()
-	return errors.Join(saveErr, a.store.Close())
+	wg.Wait()
+	return err
 }
 
-func (a *Agent) savePeriod() time.Duration {
-	if p := a.cfg.Positions.SyncPeriod; p > 0 {
-		return p
+// runAll runs one engine after the other, until one ends by itself or with the context.
+func (a *Agent) runAll(ctx context.Context) error {
+	for {
+		rt := a.engine()
+		a.log.Info("agent started", "http", a.Addr(), "clients", len(rt.lanes), "jobs", len(rt.jobs))
+		run, cancel := context.WithCancel(ctx)
+		done := make(chan error, 1)
+		go func() { done <- rt.run(run) }()
+		next, ask, err := a.awaitReload(done)
+		cancel()
+		if next == nil {
+			return err
+		}
+		err = <-done // the old one has delivered what it could
+		if err == nil {
+			err = next.open()
+		}
+		if err != nil {
+			// A port is taken, or a directory cannot be written. What ran before runs again.
+			a.metrics.reloaded(err)
+			ask.done <- err
+			if next, err = newEngine(a, rt.cfg); err == nil {
+				err = next.open()
+			}
+			if err != nil {
+				return err
+			}
+			a.setEngine(next)
+			continue
+		}
+		a.setEngine(next)
+		for _, w := range next.cfg.Warnings {
+			a.log.Warn("configuration: " + w)
+		}
+		a.metrics.reloaded(nil)
+		ask.done <- nil
 	}
-	return 10 * time.Second
+}
+
+// awaitReload waits until the engine ends, or until a configuration comes that can be built.
+func (a *Agent) awaitReload(done <-chan error) (*engine, reload, error) {
+	for {
+		select {
+		case err := <-done:
+			return nil, reload{}, err
+		case ask := <-a.reloads:
+			next, err := newEngine(a, ask.cfg)
+			if err == nil {
+				err = next.check()
+			}
+			if err == nil {
+				return next, ask, nil
+			}
+			a.metrics.reloaded(err)
+			a.log.Error("the new configuration is refused; the old one stays in force", "err", err)
+			ask.done <- err
+		}
+	}
+}
+
+// Reload reads the configuration again and replaces everything but the server block. With an
+// error, what ran before goes on.
+func (a *Agent) Reload(ctx context.Context) error {
+	if a.opts.Load == nil {
+		return errors.New("this agent has no configuration file to read again")
+	}
+	cfg, err := a.opts.Load()
+	if err != nil {
+		a.metrics.reloaded(err)
+		a.log.Error("the new configuration cannot be read; the old one stays in force", "err", err)
+		return err
+	}
+	ask := reload{cfg: cfg, done: make(chan error, 1)}
+	select {
+	case a.reloads <- ask:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-ask.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (a *Agent) engine() *engine {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.mu.run
+}
+
+func (a *Agent) setEngine(rt *engine) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.mu.run = rt
 }
 
 // Addr is the address of the HTTP server, "" when it is disabled.
@@ -222,23 +254,4 @@ func (a *Agent) Addr() string {
 		return ""
 	}
 	return a.listener.Addr().String()
-}
-
-func counter(reg prometheus.Registerer, name, help string, ls ...string) *prometheus.CounterVec {
-	c := prometheus.NewCounterVec(prometheus.CounterOpts{Name: "skald_agent_" + name, Help: help}, ls)
-	if reg != nil {
-		reg.MustRegister(c)
-	}
-	return c
-}
-
-func stateFailed(reg prometheus.Registerer) func(error) {
-	c := prometheus.NewCounter(prometheus.CounterOpts{
-		Name: "skald_agent_positions_write_failures_total",
-		Help: "Failed writes of positions; while it grows, a restart repeats lines.",
-	})
-	if reg != nil {
-		reg.MustRegister(c)
-	}
-	return func(error) { c.Inc() }
 }

@@ -58,7 +58,7 @@ func BenchmarkBacklog(b *testing.B) {
 		cfg.Clients[0].BatchSize, cfg.Clients[0].BatchWait = 1<<20, 250*time.Millisecond
 		startCPU := cpuTime(b)
 		a, stop := start(b, cfg, Options{Tail: tail.Config{Interval: time.Millisecond}})
-		for a.lanes[0].tailer.Stats.LinesRead.Load() < files*perFile {
+		for a.engine().lanes[0].tailer.Stats.LinesRead.Load() < files*perFile {
 			time.Sleep(2 * time.Millisecond)
 		}
 		stop()

@@ -50,10 +50,7 @@ scrape_configs:
 `
 
 func TestConfig(t *testing.T) {
-	cfg, err := parseConfig([]byte(fullConfig))
-	if err != nil {
-		t.Fatal(err)
-	}
+	cfg := mustParse(t, fullConfig)
 	c := cfg.Clients[0]
 	if c.BatchWait != 2*time.Second || c.TenantID != "team" || c.HTTP.BasicAuth.Username != "u" || cfg.Limits.MaxLineSize != 256<<10 {
 		t.Errorf("got %+v", c)
@@ -64,12 +61,12 @@ func TestConfig(t *testing.T) {
 	if err := Check(cfg, nil); err != nil {
 		t.Error(err)
 	}
-	a := &Agent{cfg: cfg, log: testLogger(t)}
-	if err := a.build(); err != nil {
-		t.Fatal(err)
+	active, dropped := relabeled(t, cfg, 0)
+	if len(active) != 1 || active[0].labels.String() != `{app="app-varlogs", job="varlogs"}` || active[0].path != "/var/log/*log" {
+		t.Errorf("targets: %+v", active)
 	}
-	if len(a.targets) != 1 || a.targets[0].labels.String() != `{app="app-varlogs", job="varlogs"}` || a.targets[0].path != "/var/log/*log" {
-		t.Errorf("targets: %+v", a.targets)
+	if len(dropped) != 1 || dropped[0].why != "relabel_configs[1] (drop) dropped it" {
+		t.Errorf("dropped: %+v", dropped)
 	}
 }
 
@@ -82,11 +79,19 @@ func TestConfigErrors(t *testing.T) {
 		{"clients:\n- url: h/push\n", "line 2: url \"h/push\" is not of the form http://host/path"},
 		{"clients:\n- batchwait: 1s\n", "clients[0]: url is required"},
 		{"clients:\n- url: http://h/push\n  basic_auth: {username: u}\n  bearer_token: x\n", "at most one of basic_auth"},
-		{ok + "scrape_configs:\n- job_name: k8s\n  kubernetes_sd_configs: [{role: pod}]\n", "not supported by this version of Skald: kubernetes_sd_configs at line 4"},
-		{ok + "scrape_configs:\n- job_name: j\n  journal: {}\n", "not supported by this version of Skald: journal at line 4"},
+		{ok + "scrape_configs:\n- job_name: k8s\n  kubernetes_sd_configs: [{role: house}]\n", "line 4: unknown Kubernetes SD role \"house\""},
+		{ok + "scrape_configs:\n- job_name: k8s\n  kubernetes_sd_configs:\n  - {role: pod}\n  - {rolle: pod}\n", "line 6: unknown key rolle"},
+		{ok + "scrape_configs:\n- job_name: j\n  kafka: {}\n", "line 4: not supported by Skald: kafka; let a collector"},
+		{ok + "scrape_configs:\n- job_name: j\n  journal: {max_age: 1h, lables: {}}\n", "line 4: unknown key lables"},
+		{ok + "scrape_configs:\n- job_name: j\n  syslog: {listen_protocol: udp}\n", "line 4: syslog: listen_address is required"},
+		{ok + "scrape_configs:\n- job_name: j\n  syslog: {listen_address: ':1', syslog_format: raw}\n", "line 4: syslog: syslog_format is \"raw\", want rfc5424 or rfc3164"},
+		{ok + "scrape_configs:\n- job_name: j\n  file_sd_configs: [{files: [x.txt]}]\n", "line 4: path name \"x.txt\" is not valid"},
+		{ok + "scrape_configs:\n- job_name: j\n", "job j: no source: want static_configs"},
+		{ok + "scrape_configs:\n- job_name: j\n  static_configs: [{}]\n  relabel_configs:\n  - action: replace\n    target_label: x\n  - action: kepp\n", "line 8: unknown relabel action \"kepp\""},
+		{ok + "limits_config: {readline_rate_enabled: true, readline_rate: 0}\n", "limits_config: readline_rate is 0"},
 		{ok + "scrape_configs:\n- static_configs: []\n", "scrape_configs[0]: job_name is required"},
-		{ok + "scrape_configs:\n- job_name: a\n- job_name: a\n", "a second job named \"a\""},
-		{ok + "scrape_configs:\n- job_name: a\n  relabel_configs: [{action: replace}]\n", "requires 'target_label'"},
+		{ok + "scrape_configs:\n- job_name: a\n  static_configs: [{}]\n- job_name: a\n", "a second job named \"a\""},
+		{ok + "scrape_configs:\n- job_name: a\n  static_configs: [{}]\n  relabel_configs: [{action: replace}]\n", "requires 'target_label'"},
 		{ok + "positions:\n  filename: [\n", "line 3: did not find"},
 		{ok + "limits_config:\n  max_line_size: 3 apples\n", "line 3: \"3 apples\" is not a size"},
 		{ok + "server: {log_level: info}\nserver: {log_level: info}\n", "line 3: mapping key \"server\" already defined at line 2"},
@@ -106,7 +111,10 @@ func TestCheck(t *testing.T) {
 		{"scrape_configs: []\n", "at least one client config must be provided"},
 		{stages("regex: {expression: '('}"), "line 6: pipeline stage regex: expression: error parsing regexp"},
 		{stages("nonsense: {}"), `line 6: unknown pipeline stage "nonsense"`},
-		{stages("metrics: {}"), `line 6: not supported by this version of Skald: pipeline stage "metrics"`},
+		{stages("metrics: {}"), `line 6: pipeline stage metrics: at least one metric is required`},
+		{stages("metrics: {n: {type: counter, config: {action: set}}}"), `metric n: action of a counter is "set", want inc or add`},
+		{stages("limit: {rate: 1}"), `pipeline stage limit: burst is 0`},
+		{stages("geoip: {db: /nowhere, source: ip, db_type: city}"), `pipeline stage geoip: db: `},
 		{stages("{json: {}, cri: {}}"), "line 6: a pipeline stage must be a map with exactly one key"},
 		{stages("match: {selector: '{}'}"), "want the name of a label"},
 		{stages("timestamp: {source: t}"), "format is required"},
@@ -156,7 +164,7 @@ func TestLoadConfig(t *testing.T) {
 		t.Fatal(err)
 	}
 	for expandEnv, want := range map[bool]string{true: "from-env", false: "${SKALD_TEST_TENANT}"} {
-		cfg, err := LoadConfig(filepath.Join(dir, "missing.yaml")+","+path, expandEnv)
+		cfg, err := LoadConfig(filepath.Join(dir, "missing.yaml")+","+path, expandEnv, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -164,7 +172,7 @@ func TestLoadConfig(t *testing.T) {
 			t.Error(diff)
 		}
 	}
-	if _, err := LoadConfig(filepath.Join(dir, "missing.yaml"), false); err == nil {
+	if _, err := LoadConfig(filepath.Join(dir, "missing.yaml"), false, nil); err == nil {
 		t.Error("no error for a missing file")
 	}
 }
@@ -188,4 +196,26 @@ func FuzzConfig(f *testing.F) {
 		}
 		_ = Check(cfg, nil)
 	})
+}
+
+func mustParse(tb testing.TB, text string) *Config {
+	tb.Helper()
+	cfg, err := parseConfig([]byte(text))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return cfg
+}
+
+// relabeled returns what becomes of a job's static targets.
+func relabeled(tb testing.TB, cfg *Config, job int) ([]*target, []unwanted) {
+	tb.Helper()
+	a := &Agent{opts: Options{Logger: testLogger(tb)}, log: testLogger(tb)}
+	a.opts.defaults()
+	a.metrics = newMetrics(nil, a)
+	rt, err := newEngine(a, cfg)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return rt.targets.relabel(rt.jobs[job], rt.staticTargets(rt.jobs[job]))
 }

@@ -156,7 +156,7 @@ func TestStopsWhileServerHangs(t *testing.T) {
 	cfg := testConfig(t, s.URL, dir, "")
 	cfg.Clients[0].Timeout = time.Minute
 	a, stop := start(t, cfg, Options{StopTimeout: 50 * time.Millisecond})
-	eventually(t, "lines are read", func() bool { return a.lanes[0].tailer.Stats.LinesRead.Load() > 0 })
+	eventually(t, "lines are read", func() bool { return a.engine().lanes[0].tailer.Stats.LinesRead.Load() > 0 })
 	stop()
 	s.setJudge(nil)
 	_, stop = start(t, cfg, Options{})
@@ -244,7 +244,7 @@ func TestTakesOverPromtail(t *testing.T) {
 	for range 2 {
 		a, stop := start(t, cfg, Options{})
 		eventually(t, "the line", func() bool { return len(s.lines()) == 1 })
-		if c := a.store.Cursor("cursor-journal"); c != "s=0f;i=1" {
+		if c := a.engine().store.Cursor("cursor-journal"); c != "s=0f;i=1" {
 			t.Errorf("cursor is %q", c)
 		}
 		stop()

@@ -2,79 +2,46 @@ package agent
 
 import (
 	"context"
-	"crypto/tls"
-	"errors"
 	"fmt"
-	"html/template"
-	"net"
 	"net/http"
 	"net/http/pprof"
-	"strconv"
+	"net/url"
+	"strings"
 	"time"
 
-	"github.com/dustin/go-humanize"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/promhttp"
-
-	"github.com/skaldlog/skald/agent/tail"
+	"go.yaml.in/yaml/v3"
 )
 
-// listen opens the port of the server block.
-func (a *Agent) listen() error {
-	s := &a.cfg.Server
-	if s.Disable {
-		return nil
+// prefix is what stands before every path, by http_path_prefix or external_url.
+func (a *Agent) prefix() string {
+	p := a.server.HTTPPathPrefix
+	if u, err := url.Parse(a.server.ExternalURL); p == "" && err == nil {
+		p = u.Path
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(s.HTTPListenAddress, strconv.Itoa(s.HTTPListenPort)))
-	if err != nil {
-		return fmt.Errorf("server.http_listen_port: %w", err)
+	if p = strings.TrimRight(p, "/"); p != "" && p[0] != '/' {
+		p = "/" + p
 	}
-	if s.HTTPTLS.CertFile != "" {
-		cert, err := tls.LoadX509KeyPair(s.HTTPTLS.CertFile, s.HTTPTLS.KeyFile)
-		if err != nil {
-			return errors.Join(fmt.Errorf("server.http_tls_config: %w", err), l.Close())
-		}
-		l = tls.NewListener(l, &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12})
-	}
-	a.listener = l
-	return nil
-}
-
-// serve answers HTTP requests until the context ends.
-func (a *Agent) serve(ctx context.Context) {
-	if a.listener == nil {
-		return
-	}
-	srv := &http.Server{Handler: a.handler(), ReadHeaderTimeout: 10 * time.Second}
-	done := make(chan error, 1)
-	go func() { done <- srv.Serve(a.listener) }()
-	select {
-	case err := <-done:
-		a.log.Error("the HTTP server failed", "err", err)
-	case <-ctx.Done():
-		shut, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
-		defer cancel()
-		if srv.Shutdown(shut) != nil {
-			_ = srv.Close() // there is nothing to save
-		}
-		<-done
-	}
+	return p
 }
 
 func (a *Agent) handler() http.Handler {
 	mux := http.NewServeMux()
-	prefix := a.cfg.Server.HTTPPathPrefix
+	prefix := a.prefix()
 	mux.HandleFunc("GET "+prefix+"/{$}", func(w http.ResponseWriter, r *http.Request) {
 		http.Redirect(w, r, prefix+"/targets", http.StatusSeeOther)
 	})
 	mux.HandleFunc("GET "+prefix+"/ready", a.serveReady)
 	mux.HandleFunc("GET "+prefix+"/targets", a.serveTargets)
-	if g, ok := a.opts.Registerer.(prometheus.Gatherer); ok {
-		mux.Handle("GET "+prefix+"/metrics", promhttp.HandlerFor(g, promhttp.HandlerOpts{}))
-	} else {
-		mux.Handle("GET "+prefix+"/metrics", promhttp.Handler())
+	mux.HandleFunc("GET "+prefix+"/service-discovery", a.serveDiscovery)
+	mux.HandleFunc("GET "+prefix+"/config", a.serveConfig)
+	mux.HandleFunc("GET "+prefix+"/why", a.serveWhy)
+	if a.server.EnableRuntimeReload {
+		mux.HandleFunc("POST "+prefix+"/reload", a.serveReload)
 	}
-	if a.cfg.Server.ProfilingEnabled {
+	if r := a.server.RegisterInstrumentation; r == nil || *r {
+		mux.Handle("GET "+prefix+"/metrics", a.metricsHandler())
+	}
+	if a.server.ProfilingEnabled {
 		mux.HandleFunc(prefix+"/debug/pprof/", pprof.Index)
 		mux.HandleFunc(prefix+"/debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc(prefix+"/debug/pprof/symbol", pprof.Symbol)
@@ -83,22 +50,28 @@ func (a *Agent) handler() http.Handler {
 	return mux
 }
 
+// serveReady answers as Promtail does, and says more when nothing is read.
 func (a *Agent) serveReady(w http.ResponseWriter, _ *http.Request) {
-	if h := a.cfg.Server.HealthCheckTarget; h != nil && !*h || a.tailing() {
+	rt := a.engine()
+	if h := a.server.HealthCheckTarget; h != nil && !*h || rt.reading() {
 		fmt.Fprintln(w, "Ready")
 		return
 	}
 	w.WriteHeader(http.StatusInternalServerError)
 	fmt.Fprintln(w, "Not ready: Unable to find any logs to tail. Please verify permissions, volumes, scrape_config, etc.")
-	for _, l := range a.lanes {
-		for _, t := range l.tailer.Targets() {
-			fmt.Fprintf(w, "job %s, %s: %s\n", t.Job, t.Path, t.Why)
-		}
+	for _, line := range rt.nothing() {
+		fmt.Fprintln(w, line)
 	}
 }
 
-func (a *Agent) tailing() bool {
-	for _, l := range a.lanes {
+// reading reports whether at least one source gives lines, or could.
+func (rt *engine) reading() bool {
+	for _, s := range rt.sources() {
+		if s.info().Ready {
+			return true
+		}
+	}
+	for _, l := range rt.lanes {
 		if len(l.tailer.Logs()) > 0 {
 			return true
 		}
@@ -106,70 +79,92 @@ func (a *Agent) tailing() bool {
 	return false
 }
 
-// laneView is what the page shows about a client.
-type laneView struct {
-	Name    string
-	Waiting string
-	Failure string
-	Targets []tail.TargetInfo
-	Logs    []tail.LogInfo
-}
-
-func (a *Agent) views() []laneView {
-	var out []laneView
-	for _, l := range a.lanes {
-		v := laneView{Name: l.name, Targets: l.tailer.Targets(), Logs: l.tailer.Logs()}
-		bytes, err, since := l.sender.Status()
-		v.Waiting = humanize.IBytes(uint64(max(bytes, 0)))
-		if err != nil {
-			v.Failure = fmt.Sprintf("%v (at %s)", err, since.Format(time.RFC3339))
-		}
-		out = append(out, v)
+// sources are all sources that are no files.
+func (rt *engine) sources() []source {
+	out := append([]source(nil), rt.shared...)
+	for _, l := range rt.lanes {
+		out = append(out, l.sources...)
 	}
 	return out
 }
 
-func (a *Agent) serveTargets(w http.ResponseWriter, r *http.Request) {
-	if r.URL.Query().Get("format") != "text" && acceptsHTML(r) {
-		w.Header().Set("Content-Type", "text/html; charset=utf-8")
-		_ = targetsPage.Execute(w, a.views()) // the client may have gone
+// nothing explains, a line for each target, why nothing is read.
+func (rt *engine) nothing() []string {
+	var out []string
+	for _, j := range rt.jobs {
+		jt := rt.targets.snapshot(j)
+		if len(jt.active) == 0 && len(jt.dropped) == 0 && j.files() {
+			out = append(out, fmt.Sprintf("job %s: nothing has been discovered yet", j.JobName))
+		}
+		for i, d := range jt.dropped {
+			if i == 20 {
+				out = append(out, fmt.Sprintf("job %s: … and %d more", j.JobName, len(jt.dropped)-i))
+				break
+			}
+			out = append(out, fmt.Sprintf("job %s, %s: %s", j.JobName, d.found.Source, d.why))
+		}
+	}
+	for _, s := range rt.sources() {
+		if i := s.info(); i.Problem != "" {
+			out = append(out, fmt.Sprintf("job %s, %s: %s", i.Job, i.Where, i.Problem))
+		}
+	}
+	if len(rt.lanes) > 0 {
+		for _, t := range rt.lanes[0].tailer.Targets() {
+			why := t.Why
+			if t.Matches == 0 {
+				why += explainPattern(t.Path)
+			}
+			out = append(out, fmt.Sprintf("job %s, %s: %s", t.Job, t.Path, why))
+		}
+	}
+	return out
+}
+
+// targetCounts are the targets by kind of source.
+func (rt *engine) targetCounts() map[string]int {
+	out := map[string]int{"File": 0}
+	for _, j := range rt.jobs {
+		out["File"] += len(rt.targets.snapshot(j).active)
+	}
+	for _, s := range rt.shared {
+		out[s.info().Type]++
+	}
+	if len(rt.lanes) > 0 {
+		for _, s := range rt.lanes[0].sources {
+			out[s.info().Type]++
+		}
+	}
+	return out
+}
+
+// serveConfig shows the configuration in force, defaults included, without secrets.
+func (a *Agent) serveConfig(w http.ResponseWriter, _ *http.Request) {
+	text, err := a.engine().cfg.YAML()
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
 		return
 	}
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	for _, v := range a.views() {
-		fmt.Fprintf(w, "client %s: %s not yet acknowledged\n", v.Name, v.Waiting)
-		if v.Failure != "" {
-			fmt.Fprintf(w, "  last push failed: %s\n", v.Failure)
-		}
-		for _, t := range v.Targets {
-			fmt.Fprintf(w, "  job %s  %s  %s  %s\n", t.Job, t.Path, t.Labels, t.Why)
-		}
-		for _, l := range v.Logs {
-			fmt.Fprintf(w, "    %s  read %d of %d  lag %d bytes  %s\n", l.Path, l.Read, l.Size, l.Lag, l.Problem)
-		}
+	_, _ = w.Write(text) // the client may have gone
+}
+
+// YAML is the configuration in force, defaults included, without secrets.
+func (c *Config) YAML() ([]byte, error) { return yaml.Marshal(c) }
+
+// reloadTimeout bounds a reload: the old clients deliver what they hold, within StopTimeout.
+const reloadTimeout = time.Minute
+
+func (a *Agent) serveReload(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), reloadTimeout)
+	defer cancel()
+	if err := a.Reload(ctx); err != nil {
+		http.Error(w, "failed to reload config: "+err.Error(), http.StatusInternalServerError)
+		return
 	}
+	fmt.Fprintln(w, "reloaded")
 }
 
 func acceptsHTML(r *http.Request) bool {
-	for _, a := range r.Header.Values("Accept") {
-		if len(a) >= 9 && a[:9] == "text/html" {
-			return true
-		}
-	}
-	return false
+	return r.URL.Query().Get("format") != "text" && strings.HasPrefix(r.Header.Get("Accept"), "text/html")
 }
-
-var targetsPage = template.Must(template.New("targets").Parse(`<!doctype html>
-<html lang="en"><meta charset="utf-8"><title>Targets – Skald agent</title>
-<style>body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:75rem;padding:0 1rem}
-table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.25rem .75rem .25rem 0;border-bottom:1px solid #ddd}
-td.n{text-align:right;font-variant-numeric:tabular-nums}.bad{color:#b00020}</style>
-<h1>Targets</h1>
-{{range .}}<h2>Client {{.Name}}</h2>
-<p>{{.Waiting}} read and not yet acknowledged.{{with .Failure}} <span class="bad">Last push failed: {{.}}</span>{{end}}</p>
-<table><tr><th>Job<th>Files<th>Labels<th>State</tr>
-{{range .Targets}}<tr><td>{{.Job}}<td>{{.Path}}<td>{{.Labels}}<td>{{.Why}}</tr>{{end}}</table>
-<table><tr><th>File<th>Job<th>Read<th>Size<th>Lag, bytes<th>Last turn<th>Problem</tr>
-{{range .Logs}}<tr><td>{{.Path}}<td>{{.Job}}<td class="n">{{.Read}}<td class="n">{{.Size}}<td class="n">{{.Lag}}<td>{{.Age}}<td class="bad">{{.Problem}}</tr>{{end}}</table>
-{{end}}</html>
-`))

@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	promconfig "github.com/prometheus/common/config"
 
 	"github.com/skaldlog/skald/agent/deliver"
@@ -24,6 +25,7 @@ import (
 // httpPusher sends entries to a server's push API. They come from deliver.Sender; they are
 // durable when the server answers with a success.
 type httpPusher struct {
+	encoded  prometheus.Counter // bytes of bodies that were accepted; may be nil
 	url      string
 	headers  http.Header
 	client   *http.Client
@@ -81,6 +83,9 @@ func (p *httpPusher) Push(ctx context.Context, tenant model.Tenant, streams []mo
 	defer resp.Body.Close()
 	if resp.StatusCode/100 == 2 {
 		_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10)) // so that the connection is used again
+		if p.encoded != nil {
+			p.encoded.Add(float64(req.ContentLength))
+		}
 		return nil
 	}
 	text, _ := io.ReadAll(io.LimitReader(resp.Body, 1024)) // what can be read of an error is enough
@@ -132,8 +137,9 @@ func retryAfter(h string, now time.Time) time.Duration {
 
 // printer writes entries as text, for -dry-run.
 type printer struct {
-	mu sync.Mutex
-	w  io.Writer
+	mu    sync.Mutex
+	w     io.Writer
+	color bool
 }
 
 // Push implements deliver.Pusher.
@@ -144,7 +150,11 @@ func (p *printer) Push(_ context.Context, _ model.Tenant, streams []model.Stream
 		name := s.Labels.String()
 		for _, e := range s.Entries {
 			t := time.Unix(0, e.Timestamp).Format("2006-01-02T15:04:05.999999999-0700")
-			if _, err := fmt.Fprintf(p.w, "%s\t%s\t%s\n", t, name, e.Line); err != nil {
+			format := "%s\t%s\t%s\n"
+			if p.color {
+				format = "\x1b[2m%s\x1b[0m\t\x1b[33m%s\x1b[0m\t%s\n"
+			}
+			if _, err := fmt.Fprintf(p.w, format, t, name, e.Line); err != nil {
 				return err
 			}
 		}

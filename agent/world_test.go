@@ -179,7 +179,7 @@ func (w *world) complete(l *worldLog) {
 func (w *world) see(l *worldLog) bool {
 	if !l.known && w.stop != nil {
 		eventually(w.t, "the agent follows "+l.path, func() bool {
-			for _, r := range w.agent.store.Records("") {
+			for _, r := range w.agent.engine().store.Records("") {
 				l.known = l.known || r.Path == l.path
 			}
 			return l.known

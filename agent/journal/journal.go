@@ -1,59 +1,45 @@
-// Package journal follows the systemd journal of this machine and pushes its entries. It
-// reads through journalctl, which every machine with a journal has, rather than through
-// libsystemd, which would need cgo.
+// Package journal reads the systemd journal of this machine. It reads through journalctl,
+// which every machine with a journal has, rather than through libsystemd, which would need
+// cgo; journalctl also goes on by itself over rotated and damaged journal files.
 //
-// It promises what the agent promises for files: the cursor, saved atomically, is that of
-// the last entry that was acknowledged, so a kill repeats at most one batch, and a
-// repetition carries the same timestamp, so that a store of sets shows it once. `skald up`
-// runs it beside the agent when the machine keeps a journal.
+// It promises to hand over every entry after a cursor, in order, and to start journalctl again
+// whenever it ends. What has been delivered, and so which cursor to begin with after a restart
+// of the agent, is the caller's to remember.
 package journal
 
 import (
 	"bufio"
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
-
-	"github.com/prometheus/prometheus/model/labels"
-
-	"github.com/skaldlog/skald/internal/fault"
-	"github.com/skaldlog/skald/internal/model"
 )
 
-// Pusher takes entries for good when it returns nil.
-type Pusher interface {
-	Push(ctx context.Context, tenant model.Tenant, streams []model.Stream) error
-}
-
-// Config says what to follow, and where the cursor is kept.
+// Config says what to read.
 type Config struct {
 	// Command is the program to run, "journalctl" when empty.
 	Command string
-	// CursorFile remembers the last acknowledged entry.
-	CursorFile string
-	// Labels are added to every entry, besides unit for entries of a service.
-	Labels map[string]string
-	Tenant model.Tenant
-	Push   Pusher
-	Logger *slog.Logger
+	// Cursor is where to begin; when it is empty, entries not older than MaxAge are read.
+	Cursor string
+	// MaxAge bounds how far back reading begins without a cursor.
+	MaxAge time.Duration
+	// Path is a directory of journal files, "" for this machine's journal.
+	Path string
+	// Matches are FIELD=value. Those of different fields must all hold.
+	Matches []string
+	Logger  *slog.Logger
 }
 
 const (
-	// firstLookback bounds what is read when there is no cursor yet.
-	firstLookback = "-24h"
-	maxEntryBytes = 4 << 20
-	batchBytes    = 1 << 20
-	batchWait     = 250 * time.Millisecond
+	// maxEntryBytes bounds an entry as journalctl prints it. What is larger is skipped.
+	maxEntryBytes = 16 << 20
+	maxBatch      = 512
 	firstRetry    = 500 * time.Millisecond
 	lastRetry     = 30 * time.Second
 )
@@ -71,59 +57,71 @@ func Present() bool {
 	return false
 }
 
-// Run follows the journal until ctx ends. When journalctl ends by itself, it is started
-// again from the cursor.
-func Run(ctx context.Context, cfg Config) error {
+// Run reads the journal until ctx ends. It calls emit with entries, valid during the call,
+// which may wait; an error of emit ends Run. status is told what is wrong, nil when all is well.
+func Run(ctx context.Context, cfg Config, emit func([]Entry) error, status func(error)) error {
 	if cfg.Command == "" {
 		cfg.Command = "journalctl"
 	}
 	wait := firstRetry
 	for {
+		r := &reader{cfg: cfg, emit: emit, status: status}
 		began := time.Now()
-		err := follow(ctx, cfg)
+		err := r.follow(ctx)
 		if ctx.Err() != nil {
 			return ctx.Err()
+		}
+		if r.refused != nil {
+			return r.refused
+		}
+		cfg.Cursor = r.cfg.Cursor
+		if r.count == 0 && cfg.Cursor != "" && strings.Contains(err.Error(), "cursor") {
+			cfg.Logger.Error("journalctl does not take the cursor; reading begins anew, and repeats entries", "cursor", cfg.Cursor, "max_age", cfg.MaxAge)
+			cfg.Cursor = ""
 		}
 		if time.Since(began) > lastRetry {
 			wait = firstRetry
 		}
+		status(err)
 		cfg.Logger.Warn("journalctl ended, will start it again", "err", err, "in", wait)
-		if err := pause(ctx, wait); err != nil {
-			return err
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
 		}
 		wait = min(2*wait, lastRetry)
 	}
 }
 
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
+// reader is one run of journalctl.
+type reader struct {
+	cfg     Config
+	emit    func([]Entry) error
+	status  func(error)
+	count   int
+	refused error // by emit
+	batch   []Entry
+	line    []byte
+	skip    bool // the rest of an entry that is too large
 }
 
-// entry is what of a journal entry matters.
-type entry struct {
-	model.Entry
-	cursor, unit string
+func (r *reader) args() []string {
+	args := []string{"--output=json", "--all", "--follow", "--no-pager", "--lines=all", "--quiet"}
+	if r.cfg.Path != "" {
+		args = append(args, "--directory="+r.cfg.Path)
+	}
+	if r.cfg.Cursor != "" {
+		args = append(args, "--after-cursor="+r.cfg.Cursor)
+	} else {
+		args = append(args, fmt.Sprintf("--since=-%ds", max(int64(r.cfg.MaxAge/time.Second), 1)))
+	}
+	return append(args, r.cfg.Matches...)
 }
 
-func follow(ctx context.Context, cfg Config) error {
-	args := []string{"--output=json", "--follow", "--no-pager", "--lines=all"}
-	cursor, err := os.ReadFile(cfg.CursorFile)
-	switch {
-	case err == nil && len(bytes.TrimSpace(cursor)) > 0:
-		args = append(args, "--after-cursor="+string(bytes.TrimSpace(cursor)))
-	case err == nil || errors.Is(err, os.ErrNotExist):
-		args = append(args, "--since="+firstLookback)
-	default:
-		return fmt.Errorf("reading the journal's cursor: %w", err)
-	}
+func (r *reader) follow(ctx context.Context) error {
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	cmd := exec.CommandContext(ctx, cfg.Command, args...)
+	cmd := exec.CommandContext(ctx, r.cfg.Command, r.args()...)
 	cmd.WaitDelay = time.Second // for a child that still holds its output
 	var complaint bytes.Buffer
 	cmd.Stderr = &limitWriter{w: &complaint, left: 4 << 10}
@@ -134,212 +132,81 @@ func follow(ctx context.Context, cfg Config) error {
 	if err := cmd.Start(); err != nil {
 		return err
 	}
-	entries := make(chan entry, 256)
-	read := make(chan error, 1)
-	go func() {
-		defer close(entries)
-		read <- readEntries(ctx, out, entries, cfg.Logger)
-	}()
-	sent := send(ctx, cfg, entries)
+	unblock := context.AfterFunc(ctx, func() { _ = out.Close() }) // also when a child of the command still holds the pipe
+	defer unblock()
+	err = r.read(out)
 	stop()
-	_ = out.Close()     // ends the reader, also when a child of the command still holds the pipe
-	for range entries { // lets the reader end
-	}
-	if err = <-read; errors.Is(err, os.ErrClosed) {
-		err = nil
-	}
-	err = errors.Join(sent, err)
 	if waited := cmd.Wait(); err == nil {
 		err = waited
 	}
-	if text := strings.TrimSpace(complaint.String()); text != "" {
-		err = fmt.Errorf("%w: %s", orEnded(err), text)
-	}
-	return err
-}
-
-func orEnded(err error) error {
 	if err == nil {
-		return errors.New("journalctl ended")
+		err = errors.New("journalctl ended")
+	}
+	if text := strings.TrimSpace(complaint.String()); text != "" {
+		err = fmt.Errorf("%w: %s", err, text)
 	}
 	return err
 }
 
-func readEntries(ctx context.Context, r io.Reader, to chan<- entry, logger *slog.Logger) error {
-	sc := bufio.NewScanner(r)
-	sc.Buffer(make([]byte, 64<<10), maxEntryBytes)
-	for sc.Scan() {
-		e, err := parse(sc.Bytes())
-		if err != nil {
-			logger.Warn("skipping an entry of the journal", "err", err)
+// read takes lines until the end. What has come together is emitted together.
+func (r *reader) read(out io.Reader) error {
+	br := bufio.NewReaderSize(out, 256<<10)
+	for {
+		part, err := br.ReadSlice('\n')
+		r.add(part)
+		if errors.Is(err, bufio.ErrBufferFull) {
 			continue
 		}
-		select {
-		case to <- e:
-		case <-ctx.Done():
-			return nil
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				err = nil
+			}
+			return errors.Join(err, r.flush())
+		}
+		r.entry()
+		if len(r.batch) >= maxBatch || br.Buffered() == 0 {
+			if err := r.flush(); err != nil {
+				return err
+			}
 		}
 	}
-	return sc.Err()
 }
 
-// parse reads one line of journalctl's JSON. MESSAGE is a string, a list of bytes when it
-// is not text, or null when it is too large to be shown.
-func parse(line []byte) (entry, error) {
-	var f struct {
-		Cursor   string          `json:"__CURSOR"`
-		Realtime string          `json:"__REALTIME_TIMESTAMP"`
-		Message  json.RawMessage `json:"MESSAGE"`
-		Unit     any             `json:"_SYSTEMD_UNIT"`
-		Ident    any             `json:"SYSLOG_IDENTIFIER"`
-		Priority any             `json:"PRIORITY"`
+func (r *reader) add(part []byte) {
+	if r.skip = r.skip || len(r.line)+len(part) > maxEntryBytes; r.skip {
+		r.line = r.line[:0]
+		return
 	}
-	if err := json.Unmarshal(line, &f); err != nil {
-		return entry{}, err
-	}
-	us, err := strconv.ParseInt(f.Realtime, 10, 64)
-	if err != nil || f.Cursor == "" {
-		return entry{}, fmt.Errorf("no cursor or no time in %.100q", line)
-	}
-	e := entry{cursor: f.Cursor, Entry: model.Entry{Timestamp: us * int64(time.Microsecond)}}
-	var text string
-	var raw []byte
-	switch {
-	case json.Unmarshal(f.Message, &text) == nil:
-		e.Line = []byte(text)
-	case json.Unmarshal(f.Message, (*byteList)(&raw)) == nil:
-		e.Line = raw
-	default:
-		return entry{}, fmt.Errorf("MESSAGE is neither text nor bytes in %.100q", line)
-	}
-	if unit, _ := f.Unit.(string); strings.HasSuffix(unit, ".service") {
-		e.unit = unit // scopes and slices have names of their own by the thousand
-	}
-	meta := map[string]string{}
-	if level := levels[fmt.Sprint(f.Priority)]; level != "" {
-		meta["detected_level"] = level
-	}
-	if ident, _ := f.Ident.(string); ident != "" {
-		meta["syslog_identifier"] = ident
-	}
-	e.Metadata = labels.FromMap(meta)
-	return e, nil
+	r.line = append(r.line, part...)
 }
 
-// levels are syslog's priorities in Loki's words.
-var levels = map[string]string{
-	"0": "critical", "1": "critical", "2": "critical", "3": "error", "4": "warn", "5": "info", "6": "info", "7": "debug",
+func (r *reader) entry() {
+	defer func() { r.line, r.skip = r.line[:0], false }()
+	if r.skip {
+		r.cfg.Logger.Warn("skipping an entry of the journal", "err", "it is larger than allowed", "bytes", maxEntryBytes)
+		return
+	}
+	e, err := parse(r.line)
+	if err != nil {
+		r.cfg.Logger.Warn("skipping an entry of the journal", "err", err)
+		return
+	}
+	r.count++
+	r.batch = append(r.batch, e)
 }
 
-// byteList is a JSON list of numbers from 0 to 255.
-type byteList []byte
-
-func (b *byteList) UnmarshalJSON(text []byte) error {
-	var list []uint8Number
-	if err := json.Unmarshal(text, &list); err != nil {
+func (r *reader) flush() error {
+	if len(r.batch) == 0 {
+		return nil
+	}
+	r.status(nil)
+	if err := r.emit(r.batch); err != nil {
+		r.refused = err
 		return err
 	}
-	*b = make([]byte, len(list))
-	for i, n := range list {
-		(*b)[i] = byte(n)
-	}
-	return nil
-}
-
-// uint8Number is a number; a plain uint8 would make the list a base64 string.
-type uint8Number uint8
-
-// send gathers entries into batches, pushes each until it is taken, and then moves the
-// cursor.
-func send(ctx context.Context, cfg Config, entries <-chan entry) error {
-	for {
-		first, ok := <-entries
-		if !ok {
-			return nil
-		}
-		batch, last := gather(first, entries, cfg.Labels)
-		if err := push(ctx, cfg, batch); err != nil {
-			return err
-		}
-		if err := saveCursor(cfg.CursorFile, last); err != nil {
-			return err
-		}
-	}
-}
-
-func gather(first entry, entries <-chan entry, base map[string]string) (batch []model.Stream, cursor string) {
-	at := map[string]int{}
-	size := 0
-	add := func(e entry) {
-		i, ok := at[e.unit]
-		if !ok {
-			b := labels.NewBuilder(labels.FromMap(base))
-			if e.unit != "" {
-				b.Set("unit", e.unit)
-			}
-			i = len(batch)
-			at[e.unit] = i
-			batch = append(batch, model.Stream{Labels: b.Labels()})
-		}
-		batch[i].Entries = append(batch[i].Entries, e.Entry)
-		size += len(e.Line)
-		cursor = e.cursor
-	}
-	add(first)
-	deadline := time.After(batchWait)
-	for size < batchBytes {
-		select {
-		case e, ok := <-entries:
-			if !ok {
-				return batch, cursor
-			}
-			add(e)
-		case <-deadline:
-			return batch, cursor
-		}
-	}
-	return batch, cursor
-}
-
-// push tries until the batch is taken. What can never be stored, because it is too old or
-// too long, was left out by the server and is not worth a retry.
-func push(ctx context.Context, cfg Config, batch []model.Stream) error {
-	wait := firstRetry
-	for {
-		err := cfg.Push.Push(ctx, cfg.Tenant, batch)
-		switch fault.Of(err) {
-		case fault.Invalid, fault.TooLarge, fault.Unprocessable:
-			cfg.Logger.Warn("some entries of the journal were refused", "err", err)
-			return nil
-		}
-		if err == nil || ctx.Err() != nil {
-			return errors.Join(err, ctx.Err())
-		}
-		cfg.Logger.Warn("cannot push entries of the journal, will try again", "err", err, "in", wait)
-		if err := pause(ctx, wait); err != nil {
-			return err
-		}
-		wait = min(2*wait, lastRetry)
-	}
-}
-
-// saveCursor replaces the file in one step, so that a crash leaves the old one or the new.
-func saveCursor(path, cursor string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".tmp-")
-	if err != nil {
-		return fmt.Errorf("saving the journal's cursor: %w", err)
-	}
-	_, err = f.WriteString(cursor + "\n")
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		_ = os.Remove(f.Name())
-		return fmt.Errorf("saving the journal's cursor: %w", err)
-	}
+	r.cfg.Cursor = r.batch[len(r.batch)-1].Cursor
+	clear(r.batch)
+	r.batch = r.batch[:0]
 	return nil
 }
 

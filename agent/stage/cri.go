@@ -116,7 +116,7 @@ func (c *criLink) join(e *Entry, i int, more bool) {
 	}
 	e.Line, e.Held = p.text, append(p.held, e.Held...)
 	if p.tooLong {
-		c.pipeline.env.Dropped("cri_partial_line_cut")
+		c.pipeline.dropped("cri_partial_line_cut")
 	}
 	p.text, p.held, p.open, p.tooLong = nil, nil, false, false
 	c.pipeline.unkeep(p.line)

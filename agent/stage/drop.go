@@ -70,18 +70,27 @@ func buildDrop(node *yaml.Node, env *Env) (definition, error) {
 	if c.Reason != nil && *c.Reason != "" {
 		reason = string(*c.Reason)
 	}
-	return dropping(d.matches, reason, env), nil
+	return dropping(d.matches, reason), nil
 }
 
 // dropping is a stage that discards what matches, and counts it.
-func dropping(matches func(*Entry) bool, reason string, env *Env) definition {
-	return simple(func(e *Entry) bool {
-		if !matches(e) {
+func dropping(matches func(*Entry) bool, reason string) definition {
+	return discard{matches, reason}
+}
+
+type discard struct {
+	matches func(*Entry) bool
+	reason  string
+}
+
+func (d discard) attach(next Processor, p *Pipeline) Processor {
+	return &link{next, func(e *Entry) bool {
+		if !d.matches(e) {
 			return true
 		}
-		env.Dropped(reason)
+		p.dropped(d.reason)
 		return false
-	})
+	}}
 }
 
 func (d *drop) matches(e *Entry) bool {
@@ -137,5 +146,5 @@ func buildSampling(node *yaml.Node, env *Env) (definition, error) {
 	if c.Reason != nil && *c.Reason != "" {
 		reason = string(*c.Reason)
 	}
-	return dropping(func(*Entry) bool { return rand.Float64() >= float64(c.Rate) }, reason, env), nil
+	return dropping(func(*Entry) bool { return rand.Float64() >= float64(c.Rate) }, reason), nil
 }

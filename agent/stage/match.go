@@ -14,7 +14,7 @@ import (
 // match runs stages on the entries that a selector chooses; the others pass by.
 type match struct {
 	sel    selector
-	stages []definition
+	stages []named
 }
 
 func buildMatch(node *yaml.Node, env *Env) (definition, error) {
@@ -40,7 +40,7 @@ func buildMatch(node *yaml.Node, env *Env) (definition, error) {
 		if c.Reason == "" {
 			c.Reason = "match_stage"
 		}
-		return dropping(sel.matches, c.Reason, env), nil
+		return dropping(sel.matches, c.Reason), nil
 	case "", "keep":
 	default:
 		return nil, fmt.Errorf("action is %q, want keep or drop", c.Action)

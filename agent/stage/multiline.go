@@ -120,7 +120,7 @@ func (l *multilineLink) add(b *block, e *Entry) {
 	}
 	if room := l.maxText - len(x.Line); len(e.Line) > room {
 		x.Line = append(x.Line, e.Line[:max(room, 0)]...)
-		l.pipeline.env.Dropped("multiline_block_cut")
+		l.pipeline.dropped("multiline_block_cut")
 	} else {
 		x.Line = append(x.Line, e.Line...)
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
@@ -16,6 +17,14 @@ type Env struct {
 	// Dropped is told about every entry that a stage drops on purpose, and why. It may be
 	// called from many goroutines. Nil ignores them.
 	Dropped func(reason string)
+	// Limited is told about every entry that a limit stage drops for a value of a label.
+	Limited func(label, value string)
+	// Custom receives what metrics stages count. Nil keeps it nowhere.
+	Custom *Custom
+	// Job is the name of the scrape config, for messages.
+	Job string
+	// Inspect, when set, shows what each stage does to each entry.
+	Inspect *Inspector
 	// Now is the clock, in nanoseconds since 1970; for tests. Nil means the real one.
 	Now func() int64
 	// MaxLine bounds the text that cri and multiline join, in bytes; what exceeds it is cut.
@@ -43,7 +52,15 @@ type flusher interface {
 // Program is the compiled form of a job's pipeline_stages.
 type Program struct {
 	env    Env
-	stages []definition
+	stages []named
+
+	limiters sync.Map // *limiters by limiterKey
+}
+
+// named is a compiled stage with its name in the configuration.
+type named struct {
+	definition
+	name string
 }
 
 // builders has a constructor for each stage by its name in the configuration.
@@ -55,12 +72,16 @@ func init() {
 		"decolorize":          buildDecolorize,
 		"docker":              buildDocker,
 		"drop":                buildDrop,
+		"eventlogmessage":     buildEventLog,
+		"geoip":               buildGeoIP,
 		"json":                buildJSON,
 		"labelallow":          buildLabelAllow,
 		"labeldrop":           buildLabelDrop,
 		"labels":              buildLabels,
+		"limit":               buildLimit,
 		"logfmt":              buildLogfmt,
 		"match":               buildMatch,
+		"metrics":             buildMetrics,
 		"multiline":           buildMultiline,
 		"non_indexed_labels":  buildMetadata,
 		"output":              buildOutput,
@@ -76,9 +97,6 @@ func init() {
 	}
 }
 
-// unsupported are Promtail's stages that this version refuses.
-var unsupported = map[string]bool{"eventlogmessage": true, "geoip": true, "limit": true, "metrics": true}
-
 // Build compiles the items of pipeline_stages. Each must be a map with exactly one key.
 // Errors name the line of the configuration file.
 func Build(nodes []yaml.Node, env Env) (*Program, error) {
@@ -87,6 +105,12 @@ func Build(nodes []yaml.Node, env Env) (*Program, error) {
 	}
 	if env.Dropped == nil {
 		env.Dropped = func(string) {}
+	}
+	if env.Limited == nil {
+		env.Limited = func(string, string) {}
+	}
+	if env.Custom == nil {
+		env.Custom = NewCustom()
 	}
 	if env.Now == nil {
 		env.Now = wallClock
@@ -100,8 +124,8 @@ func Build(nodes []yaml.Node, env Env) (*Program, error) {
 	return p, err
 }
 
-func buildAll(nodes []yaml.Node, env *Env) ([]definition, error) {
-	var out []definition
+func buildAll(nodes []yaml.Node, env *Env) ([]named, error) {
+	var out []named
 	for i := range nodes {
 		n := resolve(&nodes[i])
 		if n.Kind != yaml.MappingNode || len(n.Content) != 2 {
@@ -109,31 +133,45 @@ func buildAll(nodes []yaml.Node, env *Env) ([]definition, error) {
 		}
 		name := n.Content[0].Value
 		build, ok := builders[name]
-		switch {
-		case unsupported[name]:
-			return nil, fmt.Errorf("line %d: not supported by this version of Skald: pipeline stage %q", n.Line, name)
-		case !ok:
+		if !ok {
 			return nil, fmt.Errorf("line %d: unknown pipeline stage %q", n.Line, name)
 		}
 		d, err := build(resolve(n.Content[1]), env)
 		if err != nil {
 			return nil, fmt.Errorf("line %d: pipeline stage %s: %w", n.Line, name, err)
 		}
-		out = append(out, d)
+		out = append(out, named{d, name})
 	}
 	return out, nil
 }
 
-func chain(stages []definition, end Processor, p *Pipeline) Processor {
+func chain(stages []named, end Processor, p *Pipeline) Processor {
 	for i := len(stages) - 1; i >= 0; i-- {
-		end = stages[i].attach(end, p)
+		if p.env.Inspect != nil {
+			end = inspected(stages[i], end, p)
+		} else {
+			end = stages[i].attach(end, p)
+		}
 	}
 	return end
+}
+
+// Options say how a pipeline differs from the others of its program. The zero value works.
+type Options struct {
+	// Silent counts nothing: another pipeline sees the same lines, and counts them.
+	Silent bool
+	// Group names the pipelines that see different lines and share limits: a client's.
+	Group string
 }
 
 // Pipeline is a job's program at work on one log. One goroutine uses it at a time.
 type Pipeline struct {
 	env      *Env
+	program  *Program
+	silent   bool
+	group    string
+	blocked  int64       // a limit stage wants no lines before then, ns since 1970
+	notes    *inspection // nil unless stages are inspected
 	head     Processor
 	sets     *sets
 	flushers []flusher // in the order of the pipeline
@@ -144,8 +182,11 @@ type Pipeline struct {
 }
 
 // New returns a pipeline for a log with the given labels, which sends finished entries to sink.
-func (g *Program) New(base labels.Labels, sink Processor) *Pipeline {
-	p := &Pipeline{env: &g.env, sets: newSets(base)}
+func (g *Program) New(base labels.Labels, sink Processor, opts Options) *Pipeline {
+	p := &Pipeline{env: &g.env, sets: newSets(base), program: g, silent: opts.Silent, group: opts.Group}
+	if g.env.Inspect != nil {
+		p.notes = &inspection{to: g.env.Inspect}
+	}
 	p.head = chain(g.stages, sink, p)
 	// chain attaches from the end, and a flush must go from the front.
 	for i, j := 0, len(p.flushers)-1; i < j; i, j = i+1, j-1 {
@@ -155,14 +196,34 @@ func (g *Program) New(base labels.Labels, sink Processor) *Pipeline {
 }
 
 // Line sends a line, without its line feed, through the stages. ts is the time of reading.
-func (p *Pipeline) Line(line []byte, ts int64, o Origin) {
+func (p *Pipeline) Line(line []byte, ts int64, o Origin) { p.Entry(line, ts, nil, o) }
+
+// Entry is Line for an entry that comes with structured metadata, which is copied.
+func (p *Pipeline) Entry(line []byte, ts int64, meta []labels.Label, o Origin) {
 	e := &p.entry
 	e.Timestamp, e.Line, e.Labels, e.Origin = ts, line, p.sets.root, o
-	e.Metadata, e.Held = e.Metadata[:0], nil
+	e.Metadata, e.Held = append(e.Metadata[:0], meta...), nil
 	e.extracted.reset(p.sets.root)
 	p.fresh = 0
 	p.line++
+	if p.notes != nil {
+		p.notes.begin(e)
+	}
 	p.head.Process(e)
+	if p.notes != nil {
+		p.notes.write()
+	}
+}
+
+// Blocked returns the time (ns since 1970) before which a limit stage wants no more lines, 0
+// when there is none.
+func (p *Pipeline) Blocked() int64 { return p.blocked }
+
+// dropped counts an entry that a stage drops.
+func (p *Pipeline) dropped(reason string) {
+	if !p.silent {
+		p.env.Dropped(reason)
+	}
 }
 
 // Flush emits what stages have kept back for long enough, or everything. It returns when
@@ -171,6 +232,9 @@ func (p *Pipeline) Flush(now int64, everything bool) (next int64) {
 	next = math.MaxInt64
 	for _, f := range p.flushers {
 		next = min(next, f.flush(now, everything))
+	}
+	if p.notes != nil {
+		p.notes.write()
 	}
 	return next
 }

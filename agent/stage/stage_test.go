@@ -53,7 +53,7 @@ func build(tb testing.TB, stages string, env Env) *Program {
 func run(t *testing.T, stages string, lines ...string) []string {
 	t.Helper()
 	var sink collect
-	p := build(t, stages, Env{}).New(labels.FromStrings("job", "j"), &sink)
+	p := build(t, stages, Env{}).New(labels.FromStrings("job", "j"), &sink, Options{})
 	holds := 0
 	for i, l := range lines {
 		// The buffer is overwritten after each line, as the reader's is.
@@ -144,7 +144,7 @@ func TestStages(t *testing.T) {
 
 func TestMultilineWaits(t *testing.T) {
 	var sink collect
-	p := build(t, `[{multiline: {firstline: x, max_wait_time: 2s}}]`, Env{}).New(labels.EmptyLabels(), &sink)
+	p := build(t, `[{multiline: {firstline: x, max_wait_time: 2s}}]`, Env{}).New(labels.EmptyLabels(), &sink, Options{})
 	n := 0
 	p.Line([]byte("x"), 0, held{&n})
 	now := testNow.UnixNano()
@@ -159,7 +159,7 @@ func TestMultilineWaits(t *testing.T) {
 // Many label values must not make a pipeline grow without end.
 func TestSetsAreBounded(t *testing.T) {
 	var sink collect
-	p := build(t, `[{regex: {expression: '(?P<a>.*)'}}, {labels: {a: }}]`, Env{}).New(labels.EmptyLabels(), &sink)
+	p := build(t, `[{regex: {expression: '(?P<a>.*)'}}, {labels: {a: }}]`, Env{}).New(labels.EmptyLabels(), &sink, Options{})
 	for i := range 3 * maxSets {
 		n := 0
 		p.Line([]byte(fmt.Sprint(i)), 0, held{&n})
@@ -178,7 +178,7 @@ func TestNoAllocations(t *testing.T) {
 		"labels": {`[{cri: {}}, {json: {expressions: {level: , n: }}}, {labels: {level: }}]`, `2024-01-01T00:00:00.123456789Z stdout F {"level":"info","n":12,"m":{"a":[1]}}`},
 		"docker": {`[{docker: {}}]`, `{"log":"hello","stream":"stdout","time":"2024-01-01T00:00:00.123456789Z"}`},
 	} {
-		p := build(t, c.stages, Env{}).New(labels.FromStrings("job", "j"), processor(func(*Entry) {}))
+		p := build(t, c.stages, Env{}).New(labels.FromStrings("job", "j"), processor(func(*Entry) {}), Options{})
 		n, line := 0, []byte(c.line)
 		var o Origin = held{&n}
 		p.Line(line, 1, o)
@@ -199,7 +199,7 @@ func BenchmarkStages(b *testing.B) {
 		{"cri+multiline", `[{cri: {}}, {multiline: {firstline: '^{'}}]`, cri + body},
 	} {
 		b.Run(c.name, func(b *testing.B) {
-			p := build(b, c.stages, Env{}).New(labels.FromStrings("job", "j"), processor(func(e *Entry) { e.releaseHeld() }))
+			p := build(b, c.stages, Env{}).New(labels.FromStrings("job", "j"), processor(func(e *Entry) { e.releaseHeld() }), Options{})
 			n, line := 0, []byte(c.line)
 			var o Origin = held{&n}
 			b.SetBytes(int64(len(line)))
@@ -262,7 +262,7 @@ func FuzzStages(f *testing.F) {
 		{structured_metadata: {b: }}, {timestamp: {source: a, format: Unix}}, {replace: {expression: '(b.)', replace: '{{ .Value }}'}},
 		{multiline: {firstline: '^[a-z]'}}, {tenant: {source: c}}]`, Env{MaxLine: 100})
 	f.Fuzz(func(t *testing.T, a, b []byte) {
-		p := program.New(labels.FromStrings("job", "j"), processor(func(e *Entry) { e.releaseHeld() }))
+		p := program.New(labels.FromStrings("job", "j"), processor(func(e *Entry) { e.releaseHeld() }), Options{})
 		n := 0
 		for _, l := range [][]byte{a, b, a} {
 			p.Line(l, 1, held{&n})

@@ -20,7 +20,10 @@ type LogInfo struct {
 	// Size and Read are in bytes, over all generations that are not done; Lag is the difference.
 	Size, Read, Lag int64
 	Age             time.Duration // since the last turn
-	Problem         string
+	// Behind is for how long the log has not been read to its end, 0 when it is.
+	Behind  time.Duration
+	Lines   int64 // read since it is followed
+	Problem string
 }
 
 // Targets returns what is known about the targets.
@@ -46,6 +49,10 @@ func (t *Tailer) Logs() []LogInfo {
 	for _, l := range t.mu.logs {
 		i := LogInfo{Job: l.target.Job, Path: l.path, Size: l.seen.size.Load(), Read: l.seen.read.Load()}
 		i.Lag = max(i.Size-i.Read, 0)
+		i.Lines = l.seen.lines.Load()
+		if at := l.seen.behind.Load(); at != 0 && i.Lag > 0 {
+			i.Behind = time.Since(time.Unix(0, at)).Round(time.Millisecond)
+		}
 		if at := l.seen.at.Load(); at != 0 {
 			i.Age = time.Since(time.Unix(0, at)).Round(time.Second)
 		}

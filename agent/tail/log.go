@@ -42,7 +42,8 @@ type tailLog struct {
 	seen struct { // what a scan compares with, written by turns
 		ino, last  atomic.Int64 // of the newest generation: inode and size
 		size, read atomic.Int64 // of all
-		at         atomic.Int64
+		at, behind atomic.Int64 // behind: since when there are unread bytes
+		lines      atomic.Int64
 	}
 	problem atomic.Pointer[string]
 }
@@ -332,6 +333,11 @@ func (l *tailLog) publish(now int64) {
 	l.seen.size.Store(size)
 	l.seen.read.Store(read)
 	l.seen.at.Store(now)
+	if read >= size {
+		l.seen.behind.Store(0)
+	} else {
+		l.seen.behind.CompareAndSwap(0, now)
+	}
 }
 
 // fail remembers and logs what went wrong with a log, once while it stays the same.

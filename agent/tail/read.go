@@ -115,6 +115,7 @@ func (l *tailLog) hand(g *generation, raw []byte, back int, to int64) {
 	l.t.step("committed")
 	l.t.Stats.BytesRead.Add(size)
 	l.t.Stats.LinesRead.Add(int64(lines))
+	l.seen.lines.Add(int64(lines))
 }
 
 // readLong reads a line that is longer than buf. What exceeds the longest line is cut off

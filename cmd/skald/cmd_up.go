@@ -5,12 +5,13 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/skaldlog/skald/agent"
 	"github.com/skaldlog/skald/agent/journal"
@@ -46,7 +47,8 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return usageError{err}
 	}
-	acfg, err := localAgent(cfg.dataDir, paths)
+	withJournal := len(paths) == 0 && journal.Present()
+	acfg, err := localAgent(cfg.dataDir, paths, withJournal)
 	if err != nil {
 		return usageError{err}
 	}
@@ -58,7 +60,6 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
-	withJournal := len(paths) == 0 && journal.Present()
 	announce(std, n, acfg, withJournal)
 
 	// The agent stops first: what it has read is then acknowledged or will be read again.
@@ -72,12 +73,7 @@ func runUp(ctx context.Context, std stdio, args []string) error {
 		defer stopAgent()
 		nodeErr = n.run(nodeCtx)
 	})
-	var readers sync.WaitGroup
-	if withJournal {
-		readers.Go(func() { _ = journal.Run(agentCtx, localJournal(n, acfg, logger)) }) // it ends with the context
-	}
 	agentErr := a.Run(agentCtx)
-	readers.Wait()
 	stopNode()
 	wg.Wait()
 	return errors.Join(ignoreCanceled(agentErr), nodeErr)
@@ -103,7 +99,7 @@ func mustSet(fs *flag.FlagSet, name, value string) {
 }
 
 // localAgent is the agent's configuration for this machine.
-func localAgent(dataDir string, paths []string) (*agent.Config, error) {
+func localAgent(dataDir string, paths []string, withJournal bool) (*agent.Config, error) {
 	cfg := agent.DefaultConfig()
 	cfg.Server.Disable = true
 	cfg.Positions.Filename = filepath.Join(dataDir, "agent", "positions.yaml")
@@ -123,17 +119,35 @@ func localAgent(dataDir string, paths []string) (*agent.Config, error) {
 		groups = append(groups, agent.StaticGroup{Targets: []string{"localhost"}, Labels: map[string]string{"job": "varlogs", "host": host, "__path__": p}})
 	}
 	cfg.ScrapeConfigs = []agent.ScrapeConfig{{JobName: "varlogs", Static: groups}}
+	if withJournal {
+		var j agent.ScrapeConfig
+		if err := yaml.Unmarshal([]byte(journalJob), &j); err != nil {
+			return nil, fmt.Errorf("the journal's job: %w", err)
+		}
+		j.Journal.Labels["host"] = host
+		cfg.ScrapeConfigs = append(cfg.ScrapeConfigs, j)
+	}
 	return cfg, nil
 }
 
-// localJournal is what of the systemd journal is read, beside the files.
-func localJournal(n *node, cfg *agent.Config, logger *slog.Logger) journal.Config {
-	return journal.Config{
-		CursorFile: filepath.Join(filepath.Dir(cfg.Positions.Filename), "journal.cursor"),
-		Labels:     map[string]string{"job": "systemd-journal", "host": cfg.ScrapeConfigs[0].Static[0].Labels["host"]},
-		Tenant:     model.DefaultTenant, Push: n.distributor, Logger: logger,
-	}
-}
+// journalJob is how the systemd journal is read, beside the files. Services are a label;
+// scopes and slices have names of their own by the thousand.
+const journalJob = `
+job_name: systemd-journal
+journal:
+  max_age: 24h
+  labels: {job: systemd-journal}
+relabel_configs:
+- {source_labels: [__journal__systemd_unit], regex: '(.+\.service)', target_label: unit}
+- {source_labels: [__journal_syslog_identifier], target_label: syslog_identifier}
+- {source_labels: [__journal_priority_keyword], regex: emerg|alert|crit, target_label: detected_level, replacement: critical}
+- {source_labels: [__journal_priority_keyword], regex: error, target_label: detected_level, replacement: error}
+- {source_labels: [__journal_priority_keyword], regex: warning, target_label: detected_level, replacement: warn}
+- {source_labels: [__journal_priority_keyword], regex: notice|info, target_label: detected_level, replacement: info}
+- {source_labels: [__journal_priority_keyword], regex: debug, target_label: detected_level, replacement: debug}
+pipeline_stages:
+- structured_metadata: {syslog_identifier: , detected_level: }
+`
 
 // globs turns arguments into patterns: a directory stands for the *.log files under it.
 func globs(paths []string) ([]string, error) {
