@@ -115,7 +115,7 @@ type Instance struct {
 
 // Health words what an observer thinks of the instance: its state, or UNHEALTHY.
 func (i *Instance) Health() string {
-	if i.Stale {
+	if i.Stale && i.State != Left {
 		return "UNHEALTHY"
 	}
 	return i.State.String()

@@ -139,8 +139,14 @@ func movement(t *testing.T, before []Instance, zones, rf, streams int) {
 	if strayed > 0 {
 		t.Errorf("%d ingesters, %d zones, rf %d: %d copies moved between ingesters that stayed", len(before), zones, rf, strayed)
 	}
-	if most > 1.3 {
-		t.Errorf("%d ingesters, %d zones, rf %d: the fullest holds %.2f of its share, want at most 1.3", len(after), zones, rf, most)
+	// Tokens are chosen for the balance inside a zone, which is what counts when there is a
+	// copy in each; with fewer copies than zones they are as good as random ones.
+	bound := 1.2
+	if rf < zones {
+		bound = 1.4
+	}
+	if most > bound {
+		t.Errorf("%d ingesters, %d zones, rf %d: the fullest holds %.2f of its share, want at most %.1f", len(after), zones, rf, most, bound)
 	}
 }
 

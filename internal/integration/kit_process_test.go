@@ -31,12 +31,18 @@ type process struct {
 // ends. What it prints is appended to logPath, and shown when the test fails.
 func startProcess(t testing.TB, name, logPath string, args ...string) *process {
 	t.Helper()
+	return startCommand(t, name, logPath, exec.Command(program, args...))
+}
+
+// startCommand is startProcess for a command that becomes the binary.
+func startCommand(t testing.TB, name, logPath string, cmd *exec.Cmd) *process {
+	t.Helper()
 	log, err := os.OpenFile(logPath, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer log.Close()
-	p := &process{t: t, name: name, logPath: logPath, cmd: exec.Command(program, args...), exited: make(chan struct{})}
+	p := &process{t: t, name: name, logPath: logPath, cmd: cmd, exited: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
 	if err := p.cmd.Start(); err != nil {
 		t.Fatal(err)

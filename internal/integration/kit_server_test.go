@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -25,6 +26,7 @@ type server struct {
 	url     string
 	logPath string
 	client  *http.Client
+	netns   string // network namespace that it runs in; empty for the test's own
 }
 
 // roomy are limits that no test reaches by accident.
@@ -63,6 +65,10 @@ func startServer(t testing.TB, args ...string) *server {
 func (s *server) launch(t testing.TB) {
 	t.Helper()
 	args := append([]string{"serve", "-http.listen=" + s.addr, "-grpc.listen=127.0.0.1:0", "-data.dir=" + s.dir}, s.args...)
+	if s.netns != "" {
+		s.process = startCommand(t, "server", s.logPath, exec.Command("ip", append([]string{"netns", "exec", s.netns, program}, args...)...))
+		return
+	}
 	s.process = startProcess(t, "server", s.logPath, args...)
 }
 

@@ -1,0 +1,208 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"google.golang.org/grpc/credentials"
+
+	"github.com/skaldlog/skald/distributor"
+	"github.com/skaldlog/skald/distributor/ring"
+	"github.com/skaldlog/skald/distributor/ring/gossiptls"
+	"github.com/skaldlog/skald/ingester/remote"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/querier"
+)
+
+// validateCluster checks the settings by which a process is one of several.
+func (c *serverConfig) validateCluster() error {
+	c.replicator.Factor = c.replication
+	if err := c.replicator.Validate(); err != nil {
+		return fmt.Errorf("-%w", err)
+	}
+	// A compactor alone needs nobody; every other part of a whole does.
+	alone := c.ring.Join == "" && c.ring.Bind == ring.DefaultBind && c.replication == 1
+	c.clustered = !(alone && (c.roles == ring.All || c.roles == ring.Compactor))
+	if !c.clustered {
+		return nil
+	}
+	if c.ring.Join == "" && !c.roles.Has(ring.Ingester) {
+		return fmt.Errorf("-target=%s: expected -memberlist.join=HOST:PORT,…, since this process has to find others", c.target)
+	}
+	if c.storageURL == "" {
+		return errors.New("-storage.url: expected an object store that all instances share, such as s3://BUCKET?endpoint=…; file:///DIR will do for several on one machine")
+	}
+	if err := c.ring.Prepare(); err != nil {
+		return err
+	}
+	var err error
+	if c.replicator.Compression, err = remote.ParseCompression(c.remote.Compression); err != nil {
+		return fmt.Errorf("-ingester.client.compression: %w", err)
+	}
+	if c.leaveTimeout <= 0 {
+		return fmt.Errorf("-ring.leave-timeout=%s: expected more than 0", c.leaveTimeout)
+	}
+	if c.replication > 1 {
+		c.ingester.RowHash = true // copies are recognised without reading lines
+	}
+	return nil
+}
+
+// ringOf is what a node needs of the ring: Members, or Alone.
+type ringOf interface {
+	ring.Source
+	Changed() <-chan struct{}
+}
+
+// openRing opens the gossip port, or makes the ring of a process that is alone.
+func (n *node) openRing(beforeChange func(before, after *ring.View)) error {
+	self := ring.Instance{ID: n.cfg.ring.InstanceID, Roles: n.cfg.roles, HTTP: n.http.Addr().String(), Zone: n.cfg.ring.Zone}
+	if n.grpc != nil {
+		self.Addr = n.grpc.Addr().String()
+	}
+	if !n.cfg.clustered {
+		if self.ID == "" {
+			self.ID = hostname()
+		}
+		self.Registered = n.started.UnixNano()
+		n.ring = ring.NewAlone(self)
+		return nil
+	}
+	if n.grpc == nil {
+		return errors.New("-grpc.listen: an instance of a ring is reached over gRPC, so its port must be free")
+	}
+	cfg := n.cfg.ring
+	cfg.BeforeChange = beforeChange
+	if n.cfg.roles.Has(ring.Ingester) {
+		cfg.Dir = n.cfg.dataDir
+	}
+	secure, err := n.cfg.cluster.Config()
+	if err != nil {
+		return usageError{err}
+	}
+	if secure != nil {
+		server := secure.Clone()
+		server.ClientAuth = tls.RequireAnyClientCert // whom to believe is checked as for a server
+		if cfg.Transport, err = gossiptls.New(gossiptls.Config{Listen: cfg.Bind, Server: server, Client: secure, Logger: n.logger}); err != nil {
+			return err
+		}
+	}
+	members, err := ring.New(cfg, self, n.registry, n.logger)
+	if err != nil {
+		return err
+	}
+	n.members, n.ring = members, members
+	return nil
+}
+
+// openPool makes the pool of connections to ingesters in other processes.
+func (n *node) openPool() (err error) {
+	var creds credentials.TransportCredentials
+	secure, err := n.cfg.cluster.Config()
+	if err != nil {
+		return usageError{err}
+	}
+	if secure != nil {
+		creds = credentials.NewTLS(secure)
+	}
+	n.pool, err = remote.NewPool(n.cfg.remote, creds, n.registry)
+	return err
+}
+
+// openReplicator makes the Pusher in front of the ring's ingesters.
+func (n *node) openReplicator() (err error) {
+	cluster := distributor.Cluster{
+		View:   n.ring.View,
+		Remote: func(addr string) distributor.RemotePusher { return n.pool.Client(addr) },
+		Self:   n.members.Self().ID,
+	}
+	if n.ingester != nil {
+		cluster.Local = n.ingester
+	}
+	n.replicator, err = distributor.NewReplicator(n.cfg.replicator, cluster, n.overrides, n.registry, n.logger)
+	return err
+}
+
+// openIngesters makes the one source that all of the ring's ingesters are to a querier.
+func (n *node) openIngesters() *querier.Ingesters {
+	self := n.members.Self().ID
+	dial := func(r querier.Replica) querier.Holder {
+		if r.ID == self && n.ingester != nil {
+			return n.ingester
+		}
+		return n.pool.Client(r.Addr)
+	}
+	return querier.NewIngesters(n.cfg.querier, n.cfg.replication, tenantRing{n}, dial, n.registry, n.logger)
+}
+
+// tenantRing tells a querier whom to ask.
+type tenantRing struct{ *node }
+
+// shuffleLookback is for how long a tenant's former ingesters are asked after others have
+// taken their place. It outlives any upload that is not stuck for half a day.
+const shuffleLookback = 12 * time.Hour
+
+// Ingesters returns those that may hold rows of a tenant.
+func (r tenantRing) Ingesters(tenant model.Tenant) []querier.Replica {
+	size := r.overrides.For(tenant).IngestionTenantShardSize
+	view := r.ring.View().SubringSince(tenant, size, time.Now().Add(-shuffleLookback).UnixNano())
+	list := view.Instances(ring.Ingester)
+	replicas := make([]querier.Replica, len(list))
+	for i, in := range list {
+		replicas[i] = querier.Replica{ID: in.ID, Addr: in.Addr, Zone: in.Zone, Healthy: view.HealthyRead(in)}
+	}
+	return replicas
+}
+
+// followRing closes connections to ingesters that have left.
+func (n *node) followRing(ctx context.Context) error {
+	for {
+		changed := n.ring.Changed()
+		wanted := map[string]bool{}
+		for _, in := range n.ring.View().Instances(ring.Ingester) {
+			wanted[in.Addr] = true
+		}
+		n.pool.Keep(func(addr string) bool { return wanted[addr] })
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changed:
+		}
+	}
+}
+
+// anyGone reports whether an ingester of one view is no longer asked in the next, or was
+// restarted, so that what only it could answer has to come from the object store now.
+func anyGone(before, after *ring.View) bool {
+	for _, in := range before.Instances(ring.Ingester) {
+		if next := after.Get(in.ID); next == nil || next.Process != in.Process {
+			return true
+		}
+	}
+	return false
+}
+
+// ownsDay reports whether this process compacts a tenant's day.
+func (n *node) ownsDay(tenant model.Tenant, day string) bool {
+	owner := n.ring.View().Owner(ring.Compactor, string(tenant)+"/"+day)
+	return owner != nil && (n.members == nil || owner.ID == n.members.Self().ID)
+}
+
+// distributors is the number of instances that share the tenants' global rates.
+func (n *node) distributors() int { return max(1, n.ring.View().Count(ring.Distributor)) }
+
+// expectations says at the start what a cluster needs that no single process can check.
+func (n *node) expectations(logger *slog.Logger) {
+	logger.Info("this instance is one of a ring", "instance", n.members.Self().ID, "roles", n.cfg.roles, "gossip", n.members.GossipAddr(),
+		"join", n.cfg.ring.Join, "replication", n.cfg.replication, "storage", n.cfg.storageURL)
+	if isFile(n.cfg.storageURL) {
+		logger.Warn("the object store is a directory: every instance must see the same one, so this is for several instances on one machine")
+	}
+	if n.cfg.replication == 2 {
+		logger.Warn("with -replication.factor=2 both copies must be written, so no ingester may fail; 3 is the least that survives one")
+	}
+}
