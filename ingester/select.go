@@ -32,9 +32,8 @@ func (i *Ingester) Select(ctx context.Context, name model.Tenant, req *model.Req
 			sel.Release()
 			return nil, fmt.Errorf("local segment %s: %w", s.path, err)
 		}
-		if len(part.Blocks) > 0 {
-			sel.Parts = append(sel.Parts, part)
-		}
+		// Also without blocks: the object store need not look into its copy then.
+		sel.Parts = append(sel.Parts, part)
 	}
 	for _, g := range v.generations {
 		if err := ctx.Err(); err != nil {

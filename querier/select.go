@@ -27,11 +27,17 @@ type Source interface {
 // the object store meanwhile is then seen twice rather than not at all.
 func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error) {
 	all := &model.Selection{}
+	asked := *req // of each source, with what those before it have
 	for _, src := range q.sources {
-		sel, err := src.Select(ctx, tenant, req)
+		sel, err := src.Select(ctx, tenant, &asked)
 		if err != nil {
 			all.Release()
 			return nil, err
+		}
+		for _, p := range sel.Parts {
+			if p.Segment != "" {
+				asked.Held = append(slices.Clip(asked.Held), p.Segment)
+			}
 		}
 		all.Parts = append(all.Parts, sel.Parts...)
 		all.Warnings = append(all.Warnings, sel.Warnings...)

@@ -14,6 +14,10 @@ import (
 // merge; a row pushed twice, or kept by two replicas, still may.
 func (r *Reader) Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error) {
 	pieces, warnings, err := r.query(ctx, tenant, req, func(ctx context.Context, p *piece) (err error) {
+		if info := p.reader.Info(); slices.Contains(req.Held, info.ID) {
+			p.part = model.Part{Segment: info.ID, MergedFrom: info.MergedFrom}
+			return nil
+		}
 		p.part, err = p.reader.Select(ctx, req)
 		return err
 	})

@@ -21,6 +21,10 @@ type Request struct {
 	// allow blocks to be skipped.
 	Needles []Needles
 	Columns Columns
+	// Held names segments for which the asker has a part already, from another source. A
+	// source need not look for their rows; of their parts it may return what Part says
+	// besides blocks.
+	Held []string
 	// Stats, when not nil, receives what answering cost. It is safe for concurrent use.
 	Stats *Stats
 	// Warn, when not nil, receives warnings about the answer to Series, which has no room
@@ -74,7 +78,8 @@ func (s *Selection) Release() {
 	s.Parts = nil
 }
 
-// Part is what one memtable snapshot or one segment contributes.
+// Part is what one memtable snapshot or one segment contributes. A segment in which nothing
+// was found may contribute a part without blocks, which says that it was looked at.
 type Part struct {
 	// Segment is the segment's id, empty for a memtable.
 	Segment string

@@ -15,7 +15,7 @@
 //	| 8 B    | columns |     | columns | group  |     | per name | table   |             |        | 28 B    |
 //	+--------+---------+-----+---------+--------+-----+----------+---------+-------------+--------+---------+
 //
-// A block is about 1 MiB of line bytes or 64 Ki rows, whatever streams they belong to;
+// A block is about 256 KiB of line bytes or 64 Ki rows, whatever streams they belong to;
 // its columns lie end to end (timestamps, lengths, one per metadata name, hashes,
 // lines) so that a query reads neighbours with one request and the lines only when it
 // must. Every column and section is a frame with a codec byte and a CRC-32C that also

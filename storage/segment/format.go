@@ -34,9 +34,10 @@ const (
 
 // Defaults of WriterOptions.
 const (
-	// DefaultBlockBytes: larger blocks compress a little better (2 MiB: 1 % smaller) and
-	// make each needle found cost more, to fetch and to decode.
-	DefaultBlockBytes = 1 << 20
+	// DefaultBlockBytes: larger blocks compress better (1 MiB: 2.6 % smaller; 128 KiB: 2.8 %
+	// larger, with a needle index of 8.8 % rather than 7.8), and make each needle found cost
+	// more, to fetch and to decode. Whole scans cost the same from 128 KiB to 1 MiB.
+	DefaultBlockBytes = 256 << 10
 	// DefaultBlockRows keeps decoded timestamps of a block in the L2 cache (512 KiB).
 	DefaultBlockRows = 1 << 16
 	// tailBytes is what Open reads first: footer, block index and usually the stream

@@ -79,8 +79,9 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 		if err != nil {
 			return nil, err
 		}
+		probes := rows.probes(clauses)
 		for _, i := range blocks[:n] {
-			if r.mayHold(i, clauses, rows) {
+			if r.mayHold(i, clauses, probes) {
 				out = append(out, i)
 			}
 		}
@@ -98,12 +99,66 @@ func (r *Reader) hasColumn(block, column int) bool {
 	return ok
 }
 
-func (r *Reader) mayHold(block int, clauses [][]lookup, rows *needleRows) bool {
+// mayHold reports whether a block has all keys of one alternative of each clause. Probes
+// are those of the clauses, one after the other.
+func (r *Reader) mayHold(block int, clauses [][]lookup, probes [][]probe) bool {
 	b := &r.index.blocks[block]
 	for _, clause := range clauses {
-		if !slices.ContainsFunc(clause, func(l lookup) bool {
-			return r.hasColumn(block, l.column) && rows.all(b, l.keys)
-		}) {
+		found := false
+		for i := range clause {
+			if !found && allSet(b, probes[i]) && r.hasColumn(block, clause[i].column) {
+				found = true
+			}
+		}
+		if !found {
+			return false
+		}
+		probes = probes[len(clause):]
+	}
+	return true
+}
+
+// probe is one key of a needle in a group: the page that has its row, the bit at which the
+// row begins, and the key's low bits, which choose one of a block's columns.
+type probe struct {
+	page  []byte
+	bit   int
+	low   int
+	shift uint
+}
+
+// probes finds the rows of the lookups' keys. A lookup in a column that no block has gets
+// none, which is why mayHold asks for the column too.
+func (n *needleRows) probes(clauses [][]lookup) [][]probe {
+	var out [][]probe
+	for _, clause := range clauses {
+		for _, l := range clause {
+			if l.column == absent {
+				out = append(out, nil)
+				continue
+			}
+			out = append(out, n.probesOf(l.keys))
+		}
+	}
+	return out
+}
+
+func (n *needleRows) probesOf(keys []uint32) []probe {
+	out := make([]probe, len(keys))
+	shift := keyBits - n.group.rowBits
+	for i, key := range keys {
+		row := int(key >> shift)
+		out[i] = probe{n.pages[row/n.group.pageRows], row % n.group.pageRows * n.group.columns, int(key & (1<<shift - 1)), shift}
+	}
+	return out
+}
+
+// allSet reports whether a block has all keys.
+func allSet(b *blockMeta, probes []probe) bool {
+	for i := range probes {
+		p := &probes[i]
+		bit := p.bit + b.column + p.low*b.width>>p.shift
+		if p.page[bit>>3]>>(bit&7)&1 == 0 {
 			return false
 		}
 	}
@@ -114,21 +169,6 @@ func (r *Reader) mayHold(block int, clauses [][]lookup, rows *needleRows) bool {
 type needleRows struct {
 	group *group
 	pages map[int][]byte
-}
-
-// all reports whether the block has all keys.
-func (n *needleRows) all(b *blockMeta, keys []uint32) bool {
-	for _, key := range keys {
-		shift := keyBits - n.group.rowBits
-		row := int(key >> shift)
-		column := b.column + cellOf(key&(1<<shift-1), n.group.rowBits, b.width)
-		page := n.pages[row/n.group.pageRows]
-		bit := row%n.group.pageRows*n.group.columns + column
-		if page[bit>>3]>>(bit&7)&1 == 0 {
-			return false
-		}
-	}
-	return true
 }
 
 // needleRows reads the pages of a group that the clauses need: neighbours in one

@@ -73,6 +73,9 @@ func (r *Reader) match(ctx context.Context, matchers []*labels.Matcher, stats *m
 			break
 		}
 	}
+	if wanted != nil && wanted.GetCardinality() == uint64(r.footer.streams) {
+		return nil, nil
+	}
 	return wanted, nil
 }
 
@@ -90,9 +93,11 @@ func (r *Reader) prune(ctx context.Context, req *model.Request, wanted *roaring.
 	stats.BlocksPrunedTime.Add(int64(len(all) - len(left)))
 	before := len(left)
 	if wanted != nil {
+		// Blocks are in the order of streams, so one walk over the wanted ones suffices.
+		next := wanted.Iterator()
 		left = slices.DeleteFunc(left, func(i int) bool {
-			first := uint64(all[i].stream)
-			return !wanted.IntersectsWithInterval(first, first+uint64(all[i].streams))
+			next.AdvanceIfNeeded(uint32(all[i].stream))
+			return !next.HasNext() || int(next.PeekNext()) >= all[i].stream+all[i].streams
 		})
 	}
 	stats.BlocksPrunedLabels.Add(int64(before - len(left)))

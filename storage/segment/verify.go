@@ -300,7 +300,7 @@ func (v *verifier) checkKeys(b *block, offsets []uint32, lines []byte, columns [
 	}
 	missing := 0
 	v.keys.each(func(key uint32) {
-		if !v.needles[b.meta.group].all(b.meta, []uint32{key}) {
+		if !allSet(b.meta, v.needles[b.meta.group].probesOf([]uint32{key})) {
 			missing++
 		}
 	})
