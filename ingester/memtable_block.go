@@ -105,6 +105,9 @@ func (b *memBlock) Lines(context.Context) ([]byte, error) {
 	return b.lines, nil
 }
 
+// Packed returns nil: in memory lines are whole.
+func (b *memBlock) Packed(context.Context) (model.Packed, error) { return nil, nil }
+
 func (b *memBlock) MetadataNames() []string {
 	present := make([]bool, len(b.snap.names))
 	for _, r := range b.refs {

@@ -122,6 +122,10 @@ func (b *block) Lines(ctx context.Context) ([]byte, error) {
 	return b.Block.Lines(accounted(ctx, b.stats, false))
 }
 
+func (b *block) Packed(ctx context.Context) (model.Packed, error) {
+	return b.Block.Packed(accounted(ctx, b.stats, false))
+}
+
 func (b *block) Metadata(ctx context.Context, name string) (model.Column, error) {
 	return b.Block.Metadata(accounted(ctx, b.stats, false), name)
 }

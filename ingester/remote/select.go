@@ -417,6 +417,9 @@ func (b *block) Lines(ctx context.Context) ([]byte, error) {
 	return b.lines, nil
 }
 
+// Packed returns nil: lines travel whole, and only those that may be wanted.
+func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
+
 func (b *block) Hashes(ctx context.Context) ([]uint64, error) {
 	if b.hashes == nil {
 		if err := b.load(ctx, wantHashes, nil); err != nil {

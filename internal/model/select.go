@@ -120,6 +120,9 @@ type Block interface {
 	Offsets(ctx context.Context) ([]uint32, error)
 	// Lines returns all lines end to end, with nothing between them.
 	Lines(ctx context.Context) ([]byte, error)
+	// Packed returns the lines as they are before their last decoding step, for readers that
+	// want few of them; nil when the block has whole lines only.
+	Packed(ctx context.Context) (Packed, error)
 	// MetadataNames lists the block's metadata columns, sorted.
 	MetadataNames() []string
 	// Metadata returns a column; for a name the block does not have, one without values.

@@ -1,5 +1,7 @@
 package pipeline
 
+import "github.com/skaldlog/skald/internal/packed"
+
 // FilterBatch applies the leading line filters to rows of a block. Row i's line is
 // buf[offsets[i]:offsets[i+1]]; sel are the rows to look at, in increasing order. It
 // returns the rows that pass, in sel's memory. For these ProcessRest goes on.
@@ -105,6 +107,7 @@ func (f *contains) sweep(out []uint32, keep bool, buf []byte, offsets []uint32, 
 			break
 		}
 		next := rowAt(offsets, row, end, uint32(hit))
+		certain := !f.verbatim || packed.Verbatim(buf[offsets[next]:], hit-int(offsets[next]))
 		if !keep {
 			for ; row < next; row++ {
 				out = append(out, row)
@@ -112,8 +115,9 @@ func (f *contains) sweep(out []uint32, keep bool, buf []byte, offsets []uint32, 
 		}
 		row = next
 		after := int(offsets[row+1])
-		if hit+len(f.needle) > after {
-			// The hit runs over the end of the line; there may be another one behind it.
+		if hit+len(f.needle) > after || !certain {
+			// The hit runs over the end of the line, or may be part of a token; there may be
+			// another one behind it.
 			pos = hit + 1
 			continue
 		}

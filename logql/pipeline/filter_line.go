@@ -8,11 +8,15 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/skaldlog/skald/internal/packed"
 	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // lineFilter is a run of line filters, all of which must hold.
-type lineFilter struct{ tests []lineTest }
+type lineFilter struct {
+	tests  []lineTest
+	packed []packedTest
+}
 
 // lineTest looks at a line only.
 type lineTest interface{ match(line []byte) bool }
@@ -46,6 +50,7 @@ func newLineFilter(stages []syntax.Stage) (*lineFilter, error) {
 	}
 	// Cheap tests first: the order cannot be seen from outside.
 	slices.SortStableFunc(f.tests, func(a, b lineTest) int { return testCost(a) - testCost(b) })
+	f.packed = packedTests(f.tests)
 	return f, nil
 }
 
@@ -173,7 +178,14 @@ func newContains(text string, fold bool) lineTest {
 	return &contains{newFinder([]byte(text), false)}
 }
 
-func (c *contains) match(line []byte) bool { return c.index(line) >= 0 }
+func (c *contains) match(line []byte) bool {
+	at := c.index(line)
+	for c.verbatim && at >= 0 && !packed.Verbatim(line, at) {
+		state := cursor{-1, -1}
+		at = c.next(line, at+1, &state)
+	}
+	return at >= 0
+}
 
 // indexFold returns the first position at which s, in lower case, starts with needle,
 // which is in lower case; -1 when there is none. Bytes that are not UTF-8 stand for

@@ -17,14 +17,16 @@ type finder struct {
 	// slow says that the text has letters that fold to others outside of ASCII, or is
 	// not ASCII, so that lengths may differ.
 	slow bool
+	// verbatim says that the texts searched are packed lines, in which a hit may be part of
+	// a token.
+	verbatim bool
 }
 
 func newFinder(needle []byte, fold bool) finder {
 	f := finder{needle: needle, fold: fold}
 	best := 1000
 	for i, c := range needle {
-		// The lower case of the Kelvin sign is k.
-		if fold && (c >= utf8.RuneSelf || c == 'k') {
+		if fold && foldsSlowly(c) {
 			f.slow = true
 			return f
 		}
@@ -38,6 +40,10 @@ func newFinder(needle []byte, fold bool) finder {
 	}
 	return f
 }
+
+// foldsSlowly reports whether a byte of a lowered text is, or belongs to, a letter that has
+// other forms than the two cases of ASCII. The lower case of the Kelvin sign is k.
+func foldsSlowly(c byte) bool { return c >= utf8.RuneSelf || c == 'k' }
 
 // common are the bytes of log lines, rarest first, as far as it matters.
 const common = "ZQXJKVWYGHFBUPMDCLRNSOIATEzqjxkwvy@#%&*+<>;?!~^|`$()[]{}ghbfpumdcl98765432'\\/rnsoiate10_-.,:=\" "

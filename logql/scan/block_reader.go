@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/pipeline"
 )
 
 // blockReader holds the columns of the block that a worker is at, and which rows are
@@ -24,9 +25,11 @@ type blockReader struct {
 	// names and columns are the metadata that the query asked for and the block has.
 	names   []string
 	columns []model.Column
-	// passed are the rows that are left after the leading line filters, ascending.
-	passed []uint32
-	meta   []labels.Label
+	// passed are the rows that are left after the leading line filters, ascending. Only they
+	// have lines. Without filtered, nothing was looked for, and passed is not filled.
+	passed   []uint32
+	filtered bool
+	meta     []labels.Label
 }
 
 // open reads the times of a block and finds the rows of the range. When there are none,
@@ -51,18 +54,11 @@ func (r *blockReader) open(ctx context.Context, b model.Block, in model.TimeRang
 	return nil
 }
 
-// load reads the columns besides the times.
-func (r *blockReader) load(ctx context.Context, want model.Columns) (err error) {
-	if want.Lengths || want.Lines {
-		if r.offsets, err = r.block.Offsets(ctx); err != nil {
-			return err
-		}
-	}
-	if want.Lines {
-		if r.lines, err = r.block.Lines(ctx); err != nil {
-			return err
-		}
-	}
+// load reads the columns besides the times and fills passed with the rows that are alive,
+// have the metadata that the needles ask for, and pass the leading line filters of pipe.
+// Lines are made of no more rows than that needs.
+func (r *blockReader) load(ctx context.Context, req *model.Request, pipe *pipeline.Pipeline) (err error) {
+	want := &req.Columns
 	for _, name := range r.block.MetadataNames() {
 		if !want.AllMetadata && !slices.Contains(want.Metadata, name) {
 			continue
@@ -76,7 +72,88 @@ func (r *blockReader) load(ctx context.Context, want model.Columns) (err error) 
 			r.columns = append(r.columns, c)
 		}
 	}
+	if r.filtered = want.Lines || len(req.Needles) > 0; r.filtered {
+		r.wanted()
+	}
+	for _, clause := range req.Needles {
+		r.keepMetadata(clause, want)
+	}
+	if want.Lengths || want.Lines {
+		if r.offsets, err = r.block.Offsets(ctx); err != nil {
+			return err
+		}
+	}
+	if !want.Lines || len(r.passed) == 0 {
+		return nil
+	}
+	p, err := r.packed(ctx, pipe)
+	if err != nil {
+		return err
+	}
+	if p != nil && pipe.Packs() {
+		if pipe.NonePacked(p.Text()) {
+			r.passed = r.passed[:0]
+			return nil
+		}
+		offsets, err := p.Offsets(ctx)
+		if err != nil {
+			return err
+		}
+		if r.passed = pipe.FilterPacked(p.Text(), offsets, r.passed); len(r.passed) == 0 {
+			return nil
+		}
+	}
+	if p != nil && r.few() {
+		r.lines, err = p.Lines(ctx, r.passed)
+	} else {
+		r.lines, err = r.block.Lines(ctx)
+	}
+	if err != nil {
+		return err
+	}
+	r.passed = pipe.FilterBatch(r.lines, r.offsets, r.passed)
 	return nil
+}
+
+// packed returns the block's packed lines when something can be gained by them.
+func (r *blockReader) packed(ctx context.Context, pipe *pipeline.Pipeline) (model.Packed, error) {
+	if !pipe.Packs() && !r.few() {
+		return nil, nil
+	}
+	return r.block.Packed(ctx)
+}
+
+// few reports whether so few rows are left that making their lines one by one is cheaper
+// than making all.
+func (r *blockReader) few() bool { return len(r.passed) < r.block.Rows()/4*3 }
+
+// keepMetadata keeps the rows that have the metadata of one of the needles. Needles in lines
+// are left to the pipeline.
+func (r *blockReader) keepMetadata(clause model.Needles, read *model.Columns) {
+	if slices.ContainsFunc(clause, func(n model.Needle) bool {
+		return n.Name == "" || n.Text == "" || !read.AllMetadata && !slices.Contains(read.Metadata, n.Name)
+	}) {
+		return
+	}
+	type column struct {
+		codes   []uint32
+		matches []bool // by code
+	}
+	var columns []column
+	for _, n := range clause {
+		i := slices.Index(r.names, n.Name)
+		if i < 0 {
+			continue // no row has it
+		}
+		c := column{r.columns[i].Codes, make([]bool, len(r.columns[i].Values))}
+		for code, v := range r.columns[i].Values {
+			c.matches[code] = v == n.Text
+		}
+		columns = append(columns, c)
+	}
+	r.passed = slices.DeleteFunc(r.passed, func(row uint32) bool {
+		return !slices.ContainsFunc(columns, func(c column) bool { return c.matches[c.codes[row]] })
+	})
 }
 
 // cut narrows rows [start, end), whose times ascend, to a range.
@@ -128,7 +205,7 @@ func (r *blockReader) metadata(row int) []labels.Label {
 func (r *blockReader) hasErrors() bool { return slices.Contains(r.names, errorLabel) }
 
 // wanted fills passed with all rows that are alive.
-func (r *blockReader) wanted() []uint32 {
+func (r *blockReader) wanted() {
 	r.passed = r.passed[:0]
 	for _, s := range r.spans {
 		for row := s.Start; row < s.End; row++ {
@@ -137,5 +214,4 @@ func (r *blockReader) wanted() []uint32 {
 			}
 		}
 	}
-	return r.passed
 }

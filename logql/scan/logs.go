@@ -54,7 +54,7 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 		return nil, err
 	}
 	needs := logNeeds()
-	l := &logScan{q: q, filtered: len(expr.Stages) > 0, stats: opts.stats(), budget: newBudget(opts.MaxMemory)}
+	l := &logScan{q: q, stats: opts.stats(), budget: newBudget(opts.MaxMemory)}
 	l.req = &model.Request{
 		Matchers: expr.Matchers, Range: q.Range,
 		Columns: needs.columns(), Stats: l.stats,
@@ -78,12 +78,11 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 
 // logScan is what the workers of a log query share.
 type logScan struct {
-	q        LogsQuery
-	filtered bool
-	req      *model.Request
-	stats    *model.Stats
-	budget   *budget
-	top      *top
+	q      LogsQuery
+	req    *model.Request
+	stats  *model.Stats
+	budget *budget
+	top    *top
 }
 
 // arrived is a block and the sequence number of its row 0, by which rows of equal time
@@ -178,15 +177,11 @@ func (w *logWorker) load(ctx context.Context, b model.Block, in model.TimeRange)
 	if r.rows == 0 {
 		return nil
 	}
-	if err := r.load(ctx, w.req.Columns); err != nil {
+	if err := r.load(ctx, w.req, w.pipe); err != nil {
 		return fmt.Errorf("read %s: %w", b.Name(), err)
 	}
 	w.stats.RowsScanned.Add(int64(r.rows))
 	w.stats.BytesScanned.Add(r.bytes())
-	r.passed = r.wanted()
-	if w.filtered {
-		r.filter(w.pipe)
-	}
 	return nil
 }
 

@@ -232,21 +232,16 @@ func (w *rangeWorker) block(ctx context.Context, index int, b model.Block) error
 	if r.rows == 0 {
 		return nil
 	}
-	if err := r.load(ctx, w.req.Columns); err != nil {
+	if err := r.load(ctx, w.req, w.pipe); err != nil {
 		return fmt.Errorf("read %s: %w", b.Name(), err)
 	}
 	w.stats.RowsScanned.Add(int64(r.rows))
 	w.stats.BytesScanned.Add(r.bytes())
-	filtered := false
-	if w.needs.lines {
-		r.filter(w.pipe)
-		filtered = true
-	}
 	var err error
 	if w.plain && !r.hasErrors() {
-		err = w.count(ctx, filtered)
+		err = w.count(ctx)
 	} else {
-		err = w.process(ctx, uint64(index)<<32, filtered)
+		err = w.process(ctx, uint64(index)<<32)
 	}
 	if err != nil {
 		return err

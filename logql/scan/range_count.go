@@ -31,9 +31,9 @@ type tally struct {
 // A run's rows are cut into stretches that share a bucket. A stretch without metadata is
 // one addition. With one small dictionary it is counted by code, with more columns each
 // row's series is looked up, unless it has the codes of the row before.
-func (w *rangeWorker) count(ctx context.Context, filtered bool) error {
+func (w *rangeWorker) count(ctx context.Context) error {
 	r := &w.reader
-	if filtered {
+	if r.filtered {
 		return w.countPassed(ctx)
 	}
 	var rows int64
@@ -68,7 +68,7 @@ func (w *rangeWorker) countPassed(ctx context.Context) error {
 	var c counter
 	var matched int64
 	bucket, from, to := -1, int64(0), int64(0)
-	err := r.eachRow(ctx, true, func(span *model.Run, row int) error {
+	err := r.eachRow(ctx, func(span *model.Run, row int) error {
 		if span != run {
 			run, c = span, w.counter(span)
 			from, to = 0, 0

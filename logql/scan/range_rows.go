@@ -11,18 +11,13 @@ import (
 	"github.com/skaldlog/skald/logql/pipeline"
 )
 
-// filter applies the leading line filters to the whole block at once.
-func (r *blockReader) filter(p *pipeline.Pipeline) {
-	r.passed = p.FilterBatch(r.lines, r.offsets, r.wanted())
-}
-
 // eachRow calls f for every wanted row, or only for those that passed the filters.
-func (r *blockReader) eachRow(ctx context.Context, filtered bool, f func(span *model.Run, row int) error) error {
+func (r *blockReader) eachRow(ctx context.Context, f func(span *model.Run, row int) error) error {
 	next, n := 0, 0
 	for i := range r.spans {
 		span := &r.spans[i]
 		for row := span.Start; row < span.End; row++ {
-			if filtered {
+			if r.filtered {
 				for next < len(r.passed) && int(r.passed[next]) < row {
 					next++
 				}
@@ -47,7 +42,7 @@ func (r *blockReader) eachRow(ctx context.Context, filtered bool, f func(span *m
 }
 
 // process runs the whole pipeline over the block's rows and adds what is left.
-func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) error {
+func (w *rangeWorker) process(ctx context.Context, seq uint64) error {
 	var (
 		r        = &w.reader
 		run      *model.Run
@@ -56,7 +51,7 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64, filtered bool) er
 		bucket   = -1
 		from, to int64 // timestamps that bucket holds, as far as known
 	)
-	err := r.eachRow(ctx, filtered, func(span *model.Run, row int) error {
+	err := r.eachRow(ctx, func(span *model.Run, row int) error {
 		if span != run {
 			run, stream = span, w.pipe.ForStream(span.Labels, span.Hash)
 			from, to = 0, 0

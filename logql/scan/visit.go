@@ -38,7 +38,7 @@ func Visit(ctx context.Context, src Selector, expr *syntax.LogExpr, in model.Tim
 		if i > 0 {
 			pipe = pipe.Clone()
 		}
-		workers[i] = &visitWorker{pipe: pipe, visitor: newVisitor(), in: in, req: req, filtered: len(expr.Stages) > 0}
+		workers[i] = &visitWorker{pipe: pipe, visitor: newVisitor(), in: in, req: req}
 	}
 	return parallel(ctx, blocks, len(workers), func(ctx context.Context, worker, _ int, b model.Block) error {
 		return workers[worker].block(ctx, b)
@@ -46,12 +46,11 @@ func Visit(ctx context.Context, src Selector, expr *syntax.LogExpr, in model.Tim
 }
 
 type visitWorker struct {
-	pipe     *pipeline.Pipeline
-	visitor  Visitor
-	in       model.TimeRange
-	req      *model.Request
-	filtered bool
-	reader   blockReader
+	pipe    *pipeline.Pipeline
+	visitor Visitor
+	in      model.TimeRange
+	req     *model.Request
+	reader  blockReader
 }
 
 func (w *visitWorker) block(ctx context.Context, b model.Block) error {
@@ -62,21 +61,18 @@ func (w *visitWorker) block(ctx context.Context, b model.Block) error {
 	if r.rows == 0 {
 		return nil
 	}
-	if err := r.load(ctx, w.req.Columns); err != nil {
+	if err := r.load(ctx, w.req, w.pipe); err != nil {
 		return fmt.Errorf("read %s: %w", b.Name(), err)
 	}
 	w.req.Stats.RowsScanned.Add(int64(r.rows))
 	w.req.Stats.BytesScanned.Add(r.bytes())
-	if w.filtered {
-		r.filter(w.pipe)
-	}
 	var (
 		run     *model.Run
 		stream  *pipeline.StreamPipeline
 		matched int64
 	)
 	defer func() { w.req.Stats.RowsMatched.Add(matched) }()
-	return r.eachRow(ctx, w.filtered, func(span *model.Run, row int) error {
+	return r.eachRow(ctx, func(span *model.Run, row int) error {
 		if span != run {
 			run, stream = span, w.pipe.ForStream(span.Labels, span.Hash)
 		}

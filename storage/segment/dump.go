@@ -62,7 +62,7 @@ func instant(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC333
 
 func (d *dumper) head() {
 	i := d.r.Info()
-	d.printf("segment      %s, format version %d\n", i.ID, Version)
+	d.printf("segment      %s, format version %d\n", i.ID, d.r.version)
 	d.printf("tenant       %s, level %d\n", i.Tenant, i.Level)
 	if len(i.MergedFrom) > 0 {
 		d.printf("merged from  %s\n", strings.Join(i.MergedFrom, ", "))

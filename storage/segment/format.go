@@ -9,10 +9,15 @@ const (
 	trailerSize = 4 + 4 + 8 + 4 + 8
 )
 
-// Version is the format version that this package writes, and the only one it reads.
+// Version is the format version that this package writes. It reads older ones down to
+// oldestVersion.
 //
 //	1: the first.
-const Version = 1
+//	2: tokens in lines keep the rules of package packed, so lines can be searched packed.
+//	   A reader of version 1 reads the rest as before.
+const Version = 2
+
+const oldestVersion = 1
 
 // Limits of the format. A reader refuses larger values, so they bound what a hostile
 // file can make it allocate; a writer stays below them.

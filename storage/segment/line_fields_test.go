@@ -47,6 +47,9 @@ func TestFieldsTakesOut(t *testing.T) {
 	f("u=4bf92f35-77b3-4da6-a3ce-929d0e0e4736!", "u=\xfa!")
 	f("\xf8\xff\xc3 odd 4bf92f3577b34da6", "\xff\xf8\xff\xff\xc3 odd \xf9\x08")
 	f("no", "no")
+	// Digits that touch letters stay: a search for "feed" or "beef" need not look for ids.
+	f("seed4bf92f3577b34da6 4bf92f3577b34da6beefy", "seed4bf92f3577b34da6 4bf92f3577b34da6beefy")
+	f("0x4bf92f3577b34da6 z4bf92f35-77b3-4da6-a3ce-929d0e0e4736", "0x\xf9\x08 z4bf92f35-77b3-4da6-a3ce-\xf9\x06")
 }
 
 func TestCivilDates(t *testing.T) {
@@ -82,6 +85,24 @@ func FuzzExpandFields(f *testing.F) {
 		if n < 0 || n > 1<<16 {
 			return
 		}
-		_, _ = expandFields(nil, text, ids, n, []int64{0, 1e18}, []uint32{0, uint32(n / 2), uint32(n)})
+		offsets := []uint32{0, uint32(n / 2), uint32(n)}
+		whole := make([]byte, n+expandSlack)
+		err := expandFields(whole, n, text, ids, new(clockText), []int64{0, 1e18}, offsets)
+		textAt, idAt := make([]uint32, 3), make([]uint32, 3)
+		if locateRows(text, len(ids), offsets, textAt, idAt) != nil || err != nil {
+			return
+		}
+		// Row by row it comes to the same.
+		times, rows := []int64{0, 1e18}, make([]byte, n+expandSlack)
+		for row := range times {
+			length := offsets[row+1] - offsets[row]
+			if err := expandFields(rows[offsets[row]:], int(length), text[textAt[row]:textAt[row+1]], ids[idAt[row]:idAt[row+1]],
+				new(clockText), times[row:row+1], []uint32{0, length}); err != nil {
+				t.Fatalf("row %d: %v", row, err)
+			}
+		}
+		if !bytes.Equal(rows[:n], whole[:n]) {
+			t.Fatalf("rows %q, together %q", rows[:n], whole[:n])
+		}
 	})
 }

@@ -30,8 +30,10 @@ type Reader struct {
 	opts   ReaderOptions
 	footer *footer
 	index  *index
-	tail   []byte // the end of the file, from tailOff on, as Open read it
-	tailAt int64
+	// version of the format that the file is written in.
+	version int
+	tail    []byte // the end of the file, from tailOff on, as Open read it
+	tailAt  int64
 
 	mu struct {
 		sync.Mutex
@@ -72,10 +74,11 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	if err := r.read(ctx, r.tail, r.tailAt, nil); err != nil {
 		return nil, err
 	}
-	n, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
+	n, version, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
 	if err != nil {
 		return nil, corrupt(src, "trailer", err)
 	}
+	r.version = version
 	raw, err := r.section(ctx, kindFooter, 0, size-trailerSize-int64(n), n, nil)
 	if err == nil {
 		r.footer, err = decodeFooter(raw, n, size)

@@ -203,9 +203,17 @@ func (v *verifier) checkBlock(ctx context.Context, number int) error {
 	if err != nil {
 		return err
 	}
+	if _, err := b.Packed(ctx); err != nil {
+		return err
+	}
 	lines, err := b.Lines(ctx)
 	if err != nil {
 		return err
+	}
+	if b.packed != nil {
+		if err := b.packed.check(ctx, lines); err != nil {
+			return err
+		}
 	}
 	where := fmt.Sprintf("block %d", number)
 	if first, last := slices.Min(times), slices.Max(times); first != b.meta.first || last != b.meta.last {

@@ -98,6 +98,8 @@ func (b *block) Times(context.Context) ([]int64, error) {
 func (b *block) Offsets(context.Context) ([]uint32, error) { return b.offsets, nil }
 func (b *block) Lines(context.Context) ([]byte, error)     { return b.text, nil }
 
+func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
+
 func (b *block) Metadata(context.Context, string) (model.Column, error) {
 	return model.Column{Values: []string{""}}, nil
 }

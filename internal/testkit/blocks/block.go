@@ -67,6 +67,8 @@ func (b *block) Lines(context.Context) ([]byte, error) {
 	return b.handedLines, nil
 }
 
+func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
+
 func (b *block) Metadata(_ context.Context, name string) (model.Column, error) {
 	if err := b.check("metadata "+name, b.columns.AllMetadata || slices.Contains(b.columns.Metadata, name)); err != nil {
 		return model.Column{}, err
