@@ -319,10 +319,15 @@ var Build = struct{ Version, Revision, Branch, User, Date string }{Version: "dev
 // serveBuildInfo names the version of Loki whose behaviour is served, because clients
 // switch features on by it; Skald's own version is beside it.
 func serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
-	_ = json.NewEncoder(setJSON(w)).Encode(map[string]string{
-		"version": "3.7.6", "skaldVersion": Build.Version, "revision": Build.Revision, "branch": Build.Branch,
-		"buildUser": Build.User, "buildDate": Build.Date, "goVersion": runtime.Version(),
-	})
+	_ = json.NewEncoder(setJSON(w)).Encode(struct { // the client may have gone
+		Version      string `json:"version"`
+		Revision     string `json:"revision"`
+		Branch       string `json:"branch"`
+		BuildUser    string `json:"buildUser"`
+		BuildDate    string `json:"buildDate"`
+		GoVersion    string `json:"goVersion"`
+		SkaldVersion string `json:"skaldVersion"`
+	}{"3.7.6", Build.Revision, Build.Branch, Build.User, Build.Date, runtime.Version(), Build.Version})
 }
 
 func setJSON(w http.ResponseWriter) http.ResponseWriter {

@@ -71,6 +71,9 @@ func (q *Querier) serveInstant(w http.ResponseWriter, r *http.Request) error {
 }
 
 func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Params) error {
+	if r.Header.Get("Accept") == "application/vnd.apache.parquet" {
+		return fault.New(fault.Invalid, "support for Parquet encoded responses is disabled. Enable with -frontend.support-parquet-encoding=true")
+	}
 	expr, err := syntax.Parse(p.Query)
 	if err != nil {
 		return err

@@ -187,6 +187,12 @@ func pushJSON(t *testing.T, streams []model.Stream) []byte {
 // startNode runs a server in this process until the test ends, and returns its URL.
 func startNode(t *testing.T, args ...string) string {
 	t.Helper()
+	return "http://" + testNode(t, args...).http.Addr().String()
+}
+
+// testNode is a running server.
+func testNode(t *testing.T, args ...string) *node {
+	t.Helper()
 	var cfg serverConfig
 	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
 	cfg.register(fs)
@@ -211,5 +217,5 @@ func startNode(t *testing.T, args ...string) string {
 			t.Errorf("server: %v", err)
 		}
 	})
-	return "http://" + n.http.Addr().String()
+	return n
 }

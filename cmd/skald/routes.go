@@ -1,12 +1,9 @@
 package main
 
 import (
-	"flag"
 	"fmt"
 	"net/http"
 	"net/url"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/skaldlog/skald/distributor/ring"
 	"github.com/skaldlog/skald/internal/server"
@@ -30,7 +27,7 @@ func (n *node) routes() {
 		n.http.Handle("/ingester/prepare-shutdown", http.HandlerFunc(n.servePrepareShutdown), prepare...)
 		n.http.Handle("/ingester/prepare_shutdown", http.HandlerFunc(n.servePrepareShutdown), prepare...)
 	}
-	n.http.Handle("/ready", http.HandlerFunc(n.serveReady), http.MethodGet)
+	n.http.Handle("/ready", http.HandlerFunc(n.serveReady), get...)
 	n.http.Handle("/services", http.HandlerFunc(n.serveServices), get...)
 	n.http.Handle("/config", http.HandlerFunc(n.serveConfig), http.MethodGet)
 	n.http.Handle("/config/tenant/v1/limits", http.HandlerFunc(n.serveLimits), get...)
@@ -73,24 +70,6 @@ func (n *node) serveFlush(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
-}
-
-// serveConfig prints the settings in force in the form that -config.file reads.
-func (n *node) serveConfig(w http.ResponseWriter, _ *http.Request) {
-	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
-	cfg := n.cfg
-	values := map[string]string{}
-	var shown serverConfig
-	shown.register(fs)
-	shown = cfg
-	fs.VisitAll(func(f *flag.Flag) { values[f.Name] = redact(f.Value.String()) })
-	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
-	text, err := yaml.Marshal(values)
-	if err != nil {
-		server.WriteError(w, err)
-		return
-	}
-	_, _ = w.Write(text) // the client may have gone
 }
 
 // redact hides the password of a URL.

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/pprof"
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,6 +60,7 @@ type Server struct {
 	cfg      Config
 	logger   *slog.Logger
 	mux      *http.ServeMux
+	routes   []Route
 	listener net.Listener
 	tls      *tls.Config // nil without TLS
 	requests *prometheus.HistogramVec
@@ -86,19 +88,31 @@ func New(cfg Config, reg *prometheus.Registry, logger *slog.Logger) (*Server, er
 		}),
 	}
 	reg.MustRegister(s.requests, s.inflight)
+	s.routes = append(s.routes, Route{"/metrics", []string{http.MethodGet, http.MethodHead}})
 	s.mux.Handle("GET /metrics", s.guard("/metrics", promhttp.HandlerFor(reg, promhttp.HandlerOpts{Registry: reg})))
 	for path, page := range map[string]http.HandlerFunc{
 		"/debug/pprof/": pprof.Index, "/debug/pprof/cmdline": pprof.Cmdline, "/debug/pprof/profile": pprof.Profile,
 		"/debug/pprof/symbol": pprof.Symbol, "/debug/pprof/trace": pprof.Trace,
 	} {
+		s.routes = append(s.routes, Route{Pattern: path})
 		s.mux.Handle(path, s.guard(path, page))
 	}
 	return s, nil
 }
 
+// Route is a pattern of net/http.ServeMux without a method, and the methods that it takes.
+type Route struct {
+	Pattern string
+	Methods []string // none: all
+}
+
+// Routes lists what was registered by Handle, and the pages of the server's own.
+func (s *Server) Routes() []Route { return slices.Clone(s.routes) }
+
 // Handle adds a route; pattern is one of net/http.ServeMux without a method. Requests with
 // a method that is not listed get 405 with an empty body; no methods means all of them.
 func (s *Server) Handle(pattern string, h http.Handler, methods ...string) {
+	s.routes = append(s.routes, Route{pattern, methods})
 	s.mux.Handle(pattern, s.observe(pattern, s.guard(pattern, allow(methods, h))))
 }
 
@@ -170,6 +184,8 @@ func (s *Server) observe(route string, h http.Handler) http.Handler {
 		s.inflight.Inc()
 		defer s.inflight.Dec()
 		sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+		id := requestID(r)
+		w.Header().Set(RequestIDHeader, id)
 		start := time.Now()
 		h.ServeHTTP(sw, r)
 		took := time.Since(start)
@@ -178,7 +194,7 @@ func (s *Server) observe(route string, h http.Handler) http.Handler {
 		if sw.status >= 500 && sw.status != http.StatusServiceUnavailable {
 			level = slog.LevelWarn
 		}
-		s.logger.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", sw.status, "took", took)
+		s.logger.Log(r.Context(), level, "request", "method", r.Method, "path", r.URL.Path, "status", sw.status, "took", took, "id", id)
 	})
 }
 

@@ -111,3 +111,14 @@ func expectAnswer(t *testing.T, url, method string, status int, body string) {
 		t.Errorf("%s %s: got %d %q, want %d %q", method, url, res.StatusCode, text, status, body)
 	}
 }
+
+func TestRequestIDs(t *testing.T) {
+	for id, kept := range map[string]bool{"abc-123": true, "": false, "a b": false, "a\nb": false, strings.Repeat("x", 129): false, "é": false} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header[RequestIDHeader] = []string{id}
+		got := requestID(r)
+		if (got == id) != kept || got == "" || got == requestID(httptest.NewRequest("GET", "/", nil)) {
+			t.Errorf("%q became %q", id, got)
+		}
+	}
+}
