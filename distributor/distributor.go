@@ -29,6 +29,8 @@ type Config struct {
 	MaxInflightBytes     int64
 	LabelCacheBytes      int
 
+	// Overloaded returns why no push can be taken on now, or nil; nil means always.
+	Overloaded func() error
 	// Instances returns the number of distributors, by which a global ingestion rate is
 	// divided; nil means one.
 	Instances func() int
@@ -70,6 +72,9 @@ const maxTenants = 20_000
 func New(cfg Config, next Pusher, lim limits.Source, reg prometheus.Registerer, logger *slog.Logger) *Distributor {
 	if cfg.Instances == nil {
 		cfg.Instances = func() int { return 1 }
+	}
+	if cfg.Overloaded == nil {
+		cfg.Overloaded = func() error { return nil }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now

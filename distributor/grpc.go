@@ -41,6 +41,9 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	if err != nil {
 		return err
 	}
+	if err := d.cfg.Overloaded(); err != nil {
+		return err
+	}
 	memory := share{of: &d.inflight}
 	defer memory.release()
 	batch, err := d.decoder.Proto(msg, memory.reserve)

@@ -61,6 +61,9 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if err != nil {
 		return err
 	}
+	if err := d.cfg.Overloaded(); err != nil {
+		return err // before the body is read
+	}
 	memory := share{of: &d.inflight}
 	defer memory.release()
 	batch, err := decode(id, wire.Body{

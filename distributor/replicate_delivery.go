@@ -169,6 +169,9 @@ func (d *delivery) call(in *ring.Instance, parts []*part) error {
 			}
 			streams = append(streams, more...)
 		}
+		if a := parts[0].encoded.Arrival(); len(parts) == 1 && len(a.Packed) > 0 {
+			ctx = model.WithArrival(ctx, a)
+		}
 		return d.r.cluster.Local.Push(ctx, d.tenant, streams)
 	}
 	encoded := make([]*remote.Part, len(parts))

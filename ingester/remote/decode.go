@@ -98,6 +98,8 @@ type pushDecoder struct {
 	entries []model.Entry // of all streams, end to end
 	spans   []int         // ends of the streams' entries
 	buffers []*[]byte     // what was unpacked
+	parts   int
+	snappy  model.Arrival // the last part, if it is packed with snappy
 
 	builder labels.ScratchBuilder
 	pairs   []labels.Label
@@ -211,7 +213,21 @@ func (d *pushDecoder) part(msg []byte) error {
 	if err != nil {
 		return bad(err)
 	}
+	d.parts++
+	d.snappy = model.Arrival{}
+	if Compression(compression) == Snappy {
+		d.snappy = model.Arrival{Text: plain, Packed: payload}
+	}
 	return bad(d.decodeStreams(plain))
+}
+
+// arrival returns the packed form of all streams, if they came as one snappy block, which
+// spares the ingester to pack them for its log.
+func (d *pushDecoder) arrival() model.Arrival {
+	if d.parts != 1 {
+		return model.Arrival{}
+	}
+	return d.snappy
 }
 
 // decodeStreams decodes a Streams message.

@@ -127,6 +127,14 @@ func (p *Part) Streams() ([]model.Stream, error) {
 	return d.streams, nil
 }
 
+// Arrival returns the packed form of the streams that were kept, if it is a snappy block.
+func (p *Part) Arrival() model.Arrival {
+	if p.plain == nil || p.compression != Snappy {
+		return model.Arrival{}
+	}
+	return model.Arrival{Text: p.plain.ReadOnlyData(), Packed: p.payload.ReadOnlyData()}
+}
+
 // Ref takes another reference.
 func (p *Part) Ref() { p.refs.Add(1) }
 

@@ -106,6 +106,12 @@ func (s *pushServer) handle(_ any, ctx context.Context, decode func(any) error, 
 }
 
 func (s *pushServer) push(ctx context.Context, msg []byte) error {
+	if s.cfg.Overloaded != nil {
+		if err := s.cfg.Overloaded(); err != nil {
+			s.refused.WithLabelValues("overload").Inc()
+			return err
+		}
+	}
 	taken := int64(0)
 	defer func() { s.inflight.Add(-taken) }()
 	d := pushDecoders.Get().(*pushDecoder)
@@ -133,6 +139,9 @@ func (s *pushServer) push(ctx context.Context, msg []byte) error {
 			s.refused.WithLabelValues("malformed").Inc()
 		}
 		return err
+	}
+	if a := d.arrival(); len(a.Packed) > 0 {
+		ctx = model.WithArrival(ctx, a)
 	}
 	return s.ingester.Push(ctx, d.tenant, d.streams)
 }

@@ -10,7 +10,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"unsafe"
 
+	"github.com/golang/snappy"
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
@@ -386,5 +388,42 @@ func BenchmarkPush(b *testing.B) {
 				d.release()
 			}
 		})
+	}
+}
+
+// TestArrivalHoldsTheLines is what the write-ahead log relies on.
+func TestArrivalHoldsTheLines(t *testing.T) {
+	streams := randomStreams(rand.New(rand.NewPCG(11, 12)), 3, 50)
+	inside := func(a model.Arrival, streams []model.Stream) bool {
+		text, err := snappy.Decode(nil, a.Packed)
+		if err != nil || !bytes.Equal(text, a.Text) {
+			t.Errorf("the block does not unpack to the text: %v", err)
+			return false
+		}
+		from := uintptr(unsafe.Pointer(unsafe.SliceData(a.Text)))
+		for _, s := range streams {
+			for _, e := range s.Entries {
+				at := uintptr(unsafe.Pointer(unsafe.SliceData(e.Line)))
+				if len(e.Line) > 0 && (at < from || at+uintptr(len(e.Line)) > from+uintptr(len(a.Text))) {
+					return false
+				}
+			}
+		}
+		return true
+	}
+	kept := NewPart(streams, Snappy, true)
+	defer kept.Free()
+	own, _ := kept.Streams()
+	if !inside(kept.Arrival(), own) {
+		t.Error("a kept line lies outside the text")
+	}
+	d, err := decodeAll("t", kept)
+	if err != nil || !inside(d.arrival(), d.streams) {
+		t.Errorf("a decoded line lies outside the text, err %v", err)
+	}
+	for _, parts := range [][]*Part{{kept, kept}, {NewPart(streams, Zstd, true)}, {NewPart(streams, None, true)}} {
+		if d, err := decodeAll("t", parts...); err != nil || len(d.arrival().Packed) > 0 || len(parts[len(parts)-1].Arrival().Packed) > 0 && len(parts) == 1 {
+			t.Errorf("an arrival that is none, err %v", err)
+		}
 	}
 }

@@ -74,6 +74,8 @@ type ServerConfig struct {
 	// Beyond it pushes are refused with fault.Unavailable, and a push that alone needs more
 	// with fault.TooLarge; 0 means no bound.
 	MaxInflightBytes int64
+	// Overloaded returns why no push can be taken on now, or nil; nil means always.
+	Overloaded func() error
 }
 
 // RegisterFlags declares the settings with their defaults.

@@ -49,7 +49,7 @@ type Config struct {
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Listen, "http.listen", ":3100", "`address` of the HTTP server, host:port; port 0 takes a free one")
 	fs.BoolVar(&c.AuthEnabled, "auth.enabled", false, "require the tenant header X-Scope-OrgID; without, all data belongs to tenant \"fake\"")
-	fs.DurationVar(&c.ReadTimeout, "http.read-timeout", time.Minute, "longest time to read one request with its body")
+	fs.DurationVar(&c.ReadTimeout, "http.read-timeout", time.Minute, "longest time to read one request with its body, which must also come at 16 KiB/s on average after ten seconds")
 	fs.DurationVar(&c.IdleTimeout, "http.idle-timeout", 2*time.Minute, "close connections unused for so long")
 	c.TLS.RegisterFlags(fs, "http")
 	fs.DurationVar(&c.ShutdownTimeout, "http.shutdown-timeout", 10*time.Second, "how long requests in flight may take when the server stops")
@@ -132,7 +132,7 @@ func (s *Server) Scheme() string {
 // the client's connection.
 func (s *Server) Run(ctx context.Context) error {
 	srv := &http.Server{
-		Handler:           s.mux,
+		Handler:           withPace(s.cfg.ReadTimeout, s.mux),
 		TLSConfig:         s.tls,
 		ReadHeaderTimeout: 10 * time.Second,
 		ReadTimeout:       s.cfg.ReadTimeout,
