@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -186,5 +187,55 @@ func TestPowerCut(t *testing.T) {
 			}
 		}
 		r.must(r.Close())
+	}
+}
+
+// noMergeDisk has no room for a merged segment.
+type noMergeDisk struct{ *powerDisk }
+
+func (d noMergeDisk) Create(path string) (wal.File, error) {
+	if filepath.Ext(path) == extMerging {
+		return nil, syscall.ENOSPC
+	}
+	return d.powerDisk.Create(path)
+}
+
+// The name of a file is the decision for its object's key. When the object exists, no power
+// cut may take the name back: the next attempt would decide for another key, and the rows
+// be there under both.
+func TestKeyIsDurableBeforeItsObject(t *testing.T) {
+	r := newRig(t)
+	ctx := context.Background()
+	power := newPowerDisk()
+	r.Ingester.disk = noMergeDisk{power}
+	s := logs("a", entry(day0, "x"))
+	r.push("t", s)
+	r.must(r.freeze())
+	r.must(r.flushFrozen(ctx))
+	puts := 0
+	r.Ingester.store = &faultyStore{Store: r.store, stores: true, fail: func(op string) error {
+		if op != "put" {
+			return nil
+		}
+		puts++
+		// Whatever the cut can undo, it undoes.
+		power.mu.Lock()
+		defer power.mu.Unlock()
+		for dir, undo := range power.changes {
+			if filepath.Base(filepath.Dir(filepath.Dir(dir))) == "segments" && len(undo) > 0 {
+				t.Errorf("an object is about to be, and %d changes of %s are not durable", len(undo), dir)
+			}
+		}
+		return errors.New("and the answer is lost")
+	}}
+	if err := r.send(ctx, true); err == nil || puts != 1 {
+		t.Fatalf("%d puts, error %v; want one that fails", puts, err)
+	}
+	r.crash()
+	power.cut(rand.New(rand.NewPCG(1, 1)))
+	r.start()
+	r.must(r.send(ctx, true))
+	if diff := cmp.Diff(rendered(s), r.stored("t")); diff != "" {
+		t.Errorf("rows differ (-want +got):\n%s", diff)
 	}
 }
