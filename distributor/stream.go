@@ -42,7 +42,7 @@ func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string) *st
 		return s
 	}
 	s := newStream(t, pushed, policy)
-	d.streams.Put(key, s, 3*int(pushed.ByteSize())+len(s.refused)+300)
+	d.streams.Put(key, s, int(s.labels.ByteSize())+len(s.refused)+250)
 	return s
 }
 

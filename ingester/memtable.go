@@ -32,7 +32,7 @@ const (
 
 	rowBytes    = 8 + 4 + 4 + 4 // of the fixed columns
 	slabBytes   = 160           // of a slab's own headers
-	streamBytes = 160           // of a stream's entries in the table, besides its labels
+	streamBytes = 120           // of a stream's entries in the table; its labels are the tenant's
 )
 
 // slab holds rows in order of arrival. The slices have their final length from the
@@ -98,8 +98,8 @@ func newTable(tenant model.Tenant, charge func(int64)) *table {
 	return t
 }
 
-// append copies the entries of the streams into the table. hashes holds the streams'
-// Labels.Hash(). The rows are visible to snapshots from the moment it returns.
+// append copies the entries of the streams into the table, and keeps their labels, which
+// must never change. hashes holds the streams' Labels.Hash(). The rows are visible to snapshots from the moment it returns.
 func (t *table) append(streams []model.Stream, hashes []uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -123,10 +123,10 @@ func (t *table) streamID(ls labels.Labels, hash uint64) uint32 {
 			return at - 1
 		}
 	}
-	t.mu.streams = append(t.mu.streams, memStream{labels: ls.Copy(), hash: hash, next: head})
+	t.mu.streams = append(t.mu.streams, memStream{labels: ls, hash: hash, next: head})
 	t.mu.stats = append(t.mu.stats, streamStat{})
 	t.mu.ids[hash] = uint32(len(t.mu.streams))
-	t.charge(streamBytes + int64(ls.ByteSize()))
+	t.charge(streamBytes)
 	return uint32(len(t.mu.streams) - 1)
 }
 

@@ -142,7 +142,7 @@ func measure(streams []model.Stream) (bytes int64, entries, lines int, err error
 		if n := streams[s].Labels.Len(); n > maxLabels {
 			return 0, 0, 0, fault.New(fault.Invalid, "stream with %d labels, at most %d can be stored", n, maxLabels)
 		}
-		bytes += streamBytes + int64(streams[s].Labels.ByteSize())
+		bytes += streamBytes
 		entries += len(streams[s].Entries)
 		for e := range streams[s].Entries {
 			en := &streams[s].Entries[e]

@@ -103,7 +103,8 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, 
 			m.discarded.WithLabelValues("per_stream_rate_limit").Add(float64(len(batch[i].Entries)))
 			continue
 		}
-		sc.streams = append(sc.streams, batch[i])
+		// The labels are those of the active stream, which stay, while the push's may not.
+		sc.streams = append(sc.streams, model.Stream{Labels: s.labels, Entries: batch[i].Entries})
 		sc.hashes = append(sc.hashes, hash)
 	}
 	if last == nil {

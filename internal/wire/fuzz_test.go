@@ -118,3 +118,21 @@ func FuzzOTLPJSON(f *testing.F) {
 	d := newTestDecoder()
 	f.Fuzz(func(t *testing.T, body []byte) { fuzzOTLP(t, d, "application/json", body) })
 }
+
+// What the short way understands the whole parser understands alike.
+func FuzzPlainLabels(f *testing.F) {
+	for _, text := range []string{`{a="b"}`, `{a="b", c="d e"}`, `{a="b",c=""}`, `{b="1",a="2"}`, `{a="\n"}`, `{__name__="x"}`, `{a="b",}`, `{by="x", nan="y"}`, `{a="ä"}`} {
+		f.Add(text)
+	}
+	lp := newLabelParser(0, MaxLabelText)
+	f.Fuzz(func(t *testing.T, text string) {
+		got, ok := lp.plain(text)
+		if !ok {
+			return
+		}
+		want, err := lp.parser.ParseMetric(text)
+		if err != nil || !labels.Equal(got, want) {
+			t.Fatalf("%q: %s, want %s (%v)", text, got, want, err)
+		}
+	})
+}

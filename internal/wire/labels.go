@@ -27,14 +27,15 @@ type labelParser struct {
 const cachedText = 16 << 10
 
 // itemOverhead is about what a remembered text costs besides its bytes.
-const itemOverhead = 200
+const itemOverhead = 100
 
 func newLabelParser(cacheBytes, maxText int) *labelParser {
 	return &labelParser{
 		parser:   parser.NewParser(parser.Options{}),
 		maxBytes: maxText,
-		texts:    gencache.New[string, labels.Labels](cacheBytes / 2),
-		objects:  gencache.New[string, labels.Labels](cacheBytes / 2),
+		// Clients send either protobuf or JSON, hardly ever both in bulk.
+		texts:   gencache.New[string, labels.Labels](cacheBytes),
+		objects: gencache.New[string, labels.Labels](cacheBytes),
 	}
 }
 
@@ -57,11 +58,66 @@ func (lp *labelParser) parse(text string) (labels.Labels, error) {
 			"request body too large: stream labels size %s exceeds limit of %s",
 			humanize.IBytes(uint64(len(text))), humanize.IBytes(uint64(lp.maxBytes)))
 	}
+	if lbs, ok := lp.plain(text); ok {
+		return lbs, nil
+	}
 	lbs, err := lp.parser.ParseMetric(text)
 	if err != nil {
 		return labels.EmptyLabels(), fault.New(fault.Invalid, "couldn't parse labels: %w", err)
 	}
 	return lbs.WithoutEmpty(), nil
+}
+
+// plain parses what clients write nearly always: {a="b", c="d"} in the order of names, with
+// plain names, and values without escapes. It reports false for anything else, which the
+// whole parser then judges.
+func (lp *labelParser) plain(text string) (labels.Labels, bool) {
+	rest, ok := strings.CutPrefix(text, "{")
+	if !ok {
+		return labels.EmptyLabels(), false
+	}
+	b := labels.NewScratchBuilder(8)
+	last := ""
+	for {
+		end := strings.IndexByte(rest, '=')
+		if end <= 0 || end+1 >= len(rest) || rest[end+1] != '"' || !plainName(rest[:end]) || rest[:end] <= last {
+			return labels.EmptyLabels(), false
+		}
+		name := rest[:end]
+		rest = rest[end+2:]
+		n := 0
+		for n < len(rest) && rest[n] >= ' ' && rest[n] < 0x7f && rest[n] != '"' && rest[n] != '\\' {
+			n++
+		}
+		if n == 0 || n+1 >= len(rest) || rest[n] != '"' {
+			return labels.EmptyLabels(), false
+		}
+		b.Add(name, rest[:n])
+		last, rest = name, rest[n+1:]
+		if rest == "}" {
+			return b.Labels(), true
+		}
+		if rest, ok = strings.CutPrefix(rest, ","); !ok {
+			return labels.EmptyLabels(), false
+		}
+		rest = strings.TrimPrefix(rest, " ")
+	}
+}
+
+// plainName reports whether s is a label's name in ASCII. Those of the parser's own are left
+// to it.
+func plainName(s string) bool {
+	if strings.HasPrefix(s, "__") {
+		return false
+	}
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c == '_', i > 0 && c >= '0' && c <= '9':
+		default:
+			return false
+		}
+	}
+	return true
 }
 
 // object parses {"a":"b","c":3}, a JSON object that is known to be whole. A number counts
