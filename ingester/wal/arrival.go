@@ -54,7 +54,7 @@ func (e *Encoder) arrived(tenant model.Tenant, streams []model.Stream, a model.A
 			known = e.set(&sets, known, en.Metadata)
 		}
 	}
-	if inside < len(a.Text)/2 || len(e.payload) > recordTarget {
+	if inside < len(a.Text)/4 || len(e.payload) > recordTarget {
 		return false // a replica of a few of the push's streams, say
 	}
 	e.out = append(e.out, encodingArrived)
