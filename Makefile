@@ -7,12 +7,15 @@ VERSION   := $(shell git describe --tags --always --dirty 2>/dev/null || echo de
 LDFLAGS   := -s -w -X main.version=$(VERSION)
 FUZZTIME  ?= 30s
 S3_SERVER := github.com/versity/versitygw/cmd/versitygw@v1.8.0
+HELM        := helm.sh/helm/v3/cmd/helm@v3.22.0
+KUBECONFORM := github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
+KUBERNETES  := k8s.io/kubernetes@v1.34.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race lint fuzz bench s3 clean
+.PHONY: help run build test race lint fuzz bench s3 kubernetes-tools manifests clean
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: build ## build, then collect this machine's own logs: skald up
 	./$(SKALD) up
@@ -43,6 +46,15 @@ bench: ## run every Go benchmark once; bench/README.md has the whole-system runs
 
 s3: ## install the S3 server that the storage tests use (they skip without it)
 	GOBIN=$(abspath $(BIN)) $(GO) install $(S3_SERVER)
+
+kubernetes-tools: ## install helm, kubeconform and the API's schemas, which the tests of deploy/ use
+	GOBIN=$(abspath $(BIN)) $(GO) install $(KUBECONFORM)
+	GOBIN=$(abspath $(BIN)) $(GO) install $(HELM)
+	dir=$$($(GO) mod download -json $(KUBERNETES) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p') && \
+	  $(GO) run ./deploy/schemas -swagger "$$dir/api/openapi-spec/swagger.json" -out $(BIN)/kubernetes-schemas
+
+manifests: kubernetes-tools ## render deploy/kubernetes from the Helm chart
+	$(GO) test ./deploy -run TestPlainManifests -update
 
 clean: ## remove what was built
 	rm -rf $(BIN)
