@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -35,6 +34,9 @@ func (c *serverConfig) validateCluster() error {
 	}
 	if c.storageURL == "" {
 		return errors.New("-storage.url: expected an object store that all instances share, such as s3://BUCKET?endpoint=…; file:///DIR will do for several on one machine")
+	}
+	if c.auth.File != "" && c.grpc.TLS.ClientCA == "" {
+		return errors.New("-auth.credentials-file: expected -grpc.tls.client-ca-file too, or whoever reaches the gRPC port could make the members' own calls and so reach every tenant")
 	}
 	if err := c.ring.Prepare(); err != nil {
 		return err
@@ -85,8 +87,10 @@ func (n *node) openRing(beforeChange func(before, after *ring.View)) error {
 		return usageError{err}
 	}
 	if secure != nil {
-		server := secure.Clone()
-		server.ClientAuth = tls.RequireAnyClientCert // whom to believe is checked as for a server
+		server, err := n.cfg.cluster.ListenConfig()
+		if err != nil {
+			return usageError{err}
+		}
 		if cfg.Transport, err = gossiptls.New(gossiptls.Config{Listen: cfg.Bind, Server: server, Client: secure, Logger: n.logger}); err != nil {
 			return err
 		}
