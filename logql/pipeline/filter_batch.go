@@ -45,7 +45,11 @@ func filterRows(t lineTest, buf []byte, offsets, sel []uint32) []uint32 {
 		}
 	case *regexpTest:
 		if need, ok := f.need.(*contains); ok && keep && !need.slow {
-			return filterEach(f.exact(), keep, buf, offsets, sweepRows(need, true, buf, offsets, sel))
+			sel = sweepRows(need, true, buf, offsets, sel)
+			for _, c := range f.also {
+				sel = sweepRows(c, true, buf, offsets, sel)
+			}
+			return filterEach(f.exact(), keep, buf, offsets, sel)
 		}
 	}
 	return filterEach(t, keep, buf, offsets, sel)
@@ -100,7 +104,7 @@ func neighbours(sel []uint32) int {
 func (f *contains) sweep(out []uint32, keep bool, buf []byte, offsets []uint32, row, end uint32) []uint32 {
 	pos := int(offsets[row])
 	buf = buf[:offsets[end]]
-	c := cursor{-1, -1}
+	c := cursor{lower: -1, upper: -1}
 	for row < end {
 		hit := f.next(buf, pos, &c)
 		if hit < 0 {

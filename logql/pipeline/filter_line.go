@@ -181,7 +181,7 @@ func newContains(text string, fold bool) lineTest {
 func (c *contains) match(line []byte) bool {
 	at := c.index(line)
 	for c.verbatim && at >= 0 && !packed.Verbatim(line, at) {
-		state := cursor{-1, -1}
+		state := cursor{lower: -1, upper: -1}
 		at = c.next(line, at+1, &state)
 	}
 	return at >= 0

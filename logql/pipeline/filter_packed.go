@@ -1,6 +1,10 @@
 package pipeline
 
-import "github.com/skaldlog/skald/internal/packed"
+import (
+	"sort"
+
+	"github.com/skaldlog/skald/internal/packed"
+)
 
 // packedTest is what a line filter asks of lines whose fields are still taken out (package
 // internal/packed): a text that they must contain or, unless keep is set, must not contain
@@ -26,8 +30,10 @@ func packedTests(tests []lineTest) []packedTest {
 				out = append(out, packedTest{text: &verbatim})
 			}
 		default:
-			if c := packedCore(needed(t)); c != nil {
-				out = append(out, packedTest{c, true})
+			for _, need := range needed(t) {
+				if c := packedCore(need); c != nil {
+					out = append(out, packedTest{c, true})
+				}
 			}
 		}
 	}
@@ -43,18 +49,18 @@ func plain(needle []byte) bool {
 	return true
 }
 
-// needed returns a text that every line has that passes a test; nil when none is known.
-func needed(t lineTest) *contains {
+// needed returns texts that every line has that passes a test, as far as they are known.
+func needed(t lineTest) []*contains {
 	switch t := t.(type) {
 	case *contains:
-		return t
+		return []*contains{t}
 	case *anyText:
-		return t.common
+		return []*contains{t.common}
 	case *sequence:
-		return t.rarest()
+		return []*contains{t.rarest()}
 	case *regexpTest:
 		c, _ := t.need.(*contains)
-		return c
+		return append([]*contains{c}, t.also...)
 	}
 	return nil
 }
@@ -98,18 +104,26 @@ func (p *Pipeline) Packs() bool { return p.lead != nil && len(p.lead.packed) > 0
 // NonePacked reports whether no row can pass the leading line filters, as the whole packed
 // text of a block lacks what all that pass have.
 func (p *Pipeline) NonePacked(text []byte) bool {
+	p.packedFrom = 0
 	for _, t := range p.lead.packed {
-		if t.keep && t.text.index(text) < 0 {
+		if !t.keep {
+			continue
+		}
+		at := t.text.index(text)
+		if at < 0 {
 			return true
 		}
+		p.packedFrom = max(p.packedFrom, uint32(at))
 	}
 	return false
 }
 
 // FilterPacked keeps, in sel's memory, the rows that may pass the leading line filters. It
-// is given lines whose fields are still taken out; the rows that are left go through
-// FilterBatch with their whole lines.
+// is given lines whose fields are still taken out, of which NonePacked has just said that
+// some may pass; the rows that are left go through FilterBatch with their whole lines.
 func (p *Pipeline) FilterPacked(text []byte, offsets, sel []uint32) []uint32 {
+	before := sort.Search(len(sel), func(i int) bool { return offsets[sel[i]+1] > p.packedFrom })
+	sel = sel[before:]
 	for _, t := range p.lead.packed {
 		if len(sel) == 0 {
 			break

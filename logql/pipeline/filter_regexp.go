@@ -12,6 +12,9 @@ type regexpTest struct {
 	// need is a test that every matching line passes; it spares most lines the
 	// expression. Nil when there is none.
 	need lineTest
+	// also are the other texts that every matching line has. They are asked of whole blocks
+	// only: need may be in every line, and then one of these may not.
+	also []*contains
 }
 
 func (t *regexpTest) match(line []byte) bool {
@@ -50,7 +53,9 @@ func newRegexpTest(expr string) (lineTest, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &regexpTest{re: re, dfa: newDFA(tree, re), need: necessary(tree)}, nil
+	t := &regexpTest{re: re, dfa: newDFA(tree, re), need: necessary(tree)}
+	t.also = otherTexts(tree, t.need)
+	return t, nil
 }
 
 // literalTest returns a test without regular expressions that does the same as an
@@ -253,13 +258,49 @@ func required(tree *syntax.Regexp) []literal {
 	return usable(spellings(tree))
 }
 
+// otherTexts returns the texts besides need that stand side by side with it in tree.
+func otherTexts(tree *syntax.Regexp, need lineTest) []*contains {
+	for tree.Op == syntax.OpCapture {
+		tree = tree.Sub[0]
+	}
+	if tree.Op != syntax.OpConcat {
+		return nil
+	}
+	var out []*contains
+	first, _ := need.(*contains)
+	eachRequired(tree.Sub, func(r []literal) {
+		if len(r) != 1 || len(r[0].text) < 2 || len(out) == maxOther {
+			return
+		}
+		c, ok := newContains(r[0].text, r[0].fold).(*contains)
+		if ok && !c.slow && (first == nil || string(c.needle) != string(first.needle)) {
+			out = append(out, c)
+		}
+	})
+	return out
+}
+
+// maxOther bounds the sweeps over a block for one expression.
+const maxOther = 3
+
 // requiredConcat returns the best of what the parts require, joining neighbours that can
 // be spelled out.
 func requiredConcat(subs []*syntax.Regexp) []literal {
-	var best, run []literal
-	consider := func(r []literal) {
-		if r = usable(r); r != nil && (best == nil || score(r) > score(best)) {
+	var best []literal
+	eachRequired(subs, func(r []literal) {
+		if best == nil || score(r) > score(best) {
 			best = r
+		}
+	})
+	return best
+}
+
+// eachRequired calls f with everything that the parts require.
+func eachRequired(subs []*syntax.Regexp, f func([]literal)) {
+	var run []literal
+	consider := func(r []literal) {
+		if r = usable(r); r != nil {
+			f(r)
 		}
 	}
 	for _, sub := range subs {
@@ -278,7 +319,6 @@ func requiredConcat(subs []*syntax.Regexp) []literal {
 		run = s
 	}
 	consider(run)
-	return best
 }
 
 // score rates alternatives: long texts and few of them are best.

@@ -58,6 +58,8 @@ type Pipeline struct {
 	streams map[uint64]*StreamPipeline
 	sets    setCache
 	symbols uint32 // symbols made so far
+	// packedFrom is where in the packed text of the block at hand rows that may pass begin.
+	packedFrom uint32
 }
 
 // stage is one compiled step. It returns the line, changed or not, and whether the row
