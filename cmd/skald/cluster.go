@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"time"
 
 	"google.golang.org/grpc/credentials"
 
@@ -140,20 +139,16 @@ func (n *node) openIngesters() *querier.Ingesters {
 		}
 		return n.pool.Client(r.Addr)
 	}
-	return querier.NewIngesters(n.cfg.querier, n.cfg.replication, tenantRing{n}, dial, n.registry, n.logger)
+	return querier.NewIngesters(n.cfg.querier, n.cfg.replication, wholeRing{n}, dial, n.registry, n.logger)
 }
 
-// tenantRing tells a querier whom to ask.
-type tenantRing struct{ *node }
-
-// shuffleLookback is for how long a tenant's former ingesters are asked after others have
-// taken their place. It outlives any upload that is not stuck for half a day.
-const shuffleLookback = 12 * time.Hour
+// wholeRing tells a querier whom to ask: all ingesters, also for a tenant that is confined
+// to some of them, because rows stay where they were when the confinement changes.
+type wholeRing struct{ *node }
 
 // Ingesters returns those that may hold rows of a tenant.
-func (r tenantRing) Ingesters(tenant model.Tenant) []querier.Replica {
-	size := r.overrides.For(tenant).IngestionTenantShardSize
-	view := r.ring.View().SubringSince(tenant, size, time.Now().Add(-shuffleLookback).UnixNano())
+func (r wholeRing) Ingesters(model.Tenant) []querier.Replica {
+	view := r.ring.View()
 	list := view.Instances(ring.Ingester)
 	replicas := make([]querier.Replica, len(list))
 	for i, in := range list {

@@ -20,6 +20,7 @@ import (
 	"github.com/skaldlog/skald/ingester/remote"
 	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/memlimit"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/querier"
 	"github.com/skaldlog/skald/storage"
@@ -58,6 +59,8 @@ type node struct {
 func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node, error) {
 	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry(), started: time.Now().UTC()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	memory := memlimit.Apply(cfg.memory, logger)
+	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded = memory.Check, memory.Check
 	// Listening comes first: a port in use should not cost a recovery.
 	if err := n.openDoors(); err != nil {
 		return nil, err

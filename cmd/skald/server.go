@@ -17,6 +17,7 @@ import (
 	"github.com/skaldlog/skald/internal/auth"
 	"github.com/skaldlog/skald/internal/conf"
 	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/memlimit"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/internal/tlsconf"
 	"github.com/skaldlog/skald/querier"
@@ -35,6 +36,7 @@ type serverConfig struct {
 	cacheBytes  int64
 	cacheMemory int64
 	log         logConfig
+	memory      memlimit.Config
 
 	http        server.Config
 	grpc        server.GRPCConfig
@@ -72,6 +74,7 @@ func (c *serverConfig) register(fs *flag.FlagSet) {
 	fs.Int64Var(&c.cacheBytes, "cache.disk-bytes", 10<<30, "`bytes` of local disk for parts of remote segments")
 	fs.Int64Var(&c.cacheMemory, "cache.memory-bytes", 64<<20, "`bytes` of memory for parts of remote segments")
 	c.log.register(fs)
+	c.memory.RegisterFlags(fs)
 	c.http.RegisterFlags(fs)
 	c.grpc.RegisterFlags(fs)
 	c.auth.RegisterFlags(fs)
@@ -111,6 +114,9 @@ func (c *serverConfig) validate() error {
 	}
 	if c.dataDir == "" {
 		return errors.New("-data.dir: expected a directory")
+	}
+	if err := c.memory.Validate(); err != nil {
+		return fmt.Errorf("-%w", err)
 	}
 	if err := c.querier.Validate(); err != nil {
 		return err
