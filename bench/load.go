@@ -29,10 +29,11 @@ type loadResult struct {
 	latencies             []time.Duration
 }
 
-// load pushes the corpus and prints what it cost.
-func load(ctx context.Context, o options, t target) (loadResult, error) {
+// load pushes the corpus through all targets and prints what it cost them together.
+func load(ctx context.Context, o options, targets ...target) (loadResult, error) {
+	t := targets[0]
 	profiled := profile(ctx, o, t.addr, "load", loadProfileSeconds)
-	res, err := loadQuietly(ctx, o, t)
+	res, err := loadQuietly(ctx, o, targets...)
 	if err = errors.Join(err, profiled()); err != nil {
 		return res, err
 	}
@@ -50,15 +51,12 @@ func load(ctx context.Context, o options, t target) (loadResult, error) {
 	return res, nil
 }
 
-func loadQuietly(ctx context.Context, o options, t target) (loadResult, error) {
+func loadQuietly(ctx context.Context, o options, targets ...target) (loadResult, error) {
 	var res loadResult
 	var mu sync.Mutex
-	before := usage{}
-	if t.pid != 0 {
-		var err error
-		if before, err = usageOf(t.pid); err != nil {
-			return res, err
-		}
+	before, err := cpuTogether(targets)
+	if err != nil {
+		return res, err
 	}
 	start := time.Now()
 	bodies := make(chan []byte, o.connections)
@@ -79,7 +77,8 @@ func loadQuietly(ctx context.Context, o options, t target) (loadResult, error) {
 		}
 		return nil
 	})
-	for range o.connections {
+	for i := range o.connections {
+		t := targets[i%len(targets)]
 		g.Go(func() error {
 			for body := range bodies {
 				began := time.Now()
@@ -99,14 +98,24 @@ func loadQuietly(ctx context.Context, o options, t target) (loadResult, error) {
 		return res, err
 	}
 	res.took = time.Since(start)
-	if t.pid != 0 {
-		after, err := usageOf(t.pid)
-		if err != nil {
-			return res, err
+	after, err := cpuTogether(targets)
+	res.cpu = after - before
+	return res, err
+}
+
+// cpuTogether is the CPU time of all targets that are processes of this machine.
+func cpuTogether(targets []target) (sum time.Duration, err error) {
+	for _, t := range targets {
+		if t.pid == 0 {
+			continue
 		}
-		res.cpu = after.cpu - before.cpu
+		u, err := usageOf(t.pid)
+		if err != nil {
+			return 0, err
+		}
+		sum += u.cpu
 	}
-	return res, nil
+	return sum, nil
 }
 
 // pushOnce sends a body until the server takes it: 429 and 503 mean later.
