@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"bytes"
+	"compress/gzip"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -13,21 +15,30 @@ import (
 
 var (
 	worldSeed  = flag.Uint64("world.seed", 0, "run TestWorld with this seed only")
-	worldSeeds = flag.Int("world.seeds", 6, "number of seeds for TestWorld")
+	worldSeeds = flag.Int("world.seeds", 0, "number of seeds for TestWorld; default 24, and 2000 with SKALD_FULL=1")
 )
 
 // TestWorld lets files, the agent and the server do random things, and compares what the
 // server holds at the end with what a model says was written: every line once, whatever
-// was rotated, truncated, deleted, stopped or refused. What the design does not promise is
-// left out of the moves: truncating what has not been read, and deleting what the agent
-// could not have opened.
+// was rotated, compressed, copied, truncated, deleted, stopped or refused. What the design
+// does not promise is left out of the moves: truncating what has not been read and is not
+// copied, and deleting what the agent could not have opened.
 func TestWorld(t *testing.T) {
 	if *worldSeed != 0 {
 		newWorld(t, *worldSeed).run()
 		return
 	}
-	base := uint64(time.Now().UnixNano())
-	for i := range *worldSeeds {
+	base, seeds := uint64(time.Now().UnixNano()), *worldSeeds
+	switch {
+	case seeds > 0:
+	case os.Getenv("SKALD_FULL") == "1":
+		seeds = 2000
+	case testing.Short():
+		seeds = 6
+	default:
+		seeds = 24
+	}
+	for i := range seeds {
 		seed := base + uint64(i)
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			t.Parallel()
@@ -58,7 +69,7 @@ type worldLog struct {
 	gens    int    // rotations so far
 	shift   bool   // rotated names count up: .1 becomes .2
 	exists  bool
-	known   bool // the agent has seen the path
+	rotated []string // newest first
 }
 
 func newWorld(t *testing.T, seed uint64) *world {
@@ -82,7 +93,7 @@ func newWorld(t *testing.T, seed uint64) *world {
 }
 
 func (w *world) note(format string, args ...any) {
-	w.ops = append(w.ops, fmt.Sprintf(format, args...))
+	w.ops = append(w.ops, time.Now().Format("05.000 ")+fmt.Sprintf(format, args...))
 }
 
 func (w *world) run() {
@@ -107,7 +118,11 @@ func (w *world) run() {
 // step makes one move.
 func (w *world) step() {
 	l := w.logs[w.rng.IntN(len(w.logs))]
-	switch w.rng.IntN(20) {
+	switch w.rng.IntN(23) {
+	case 20:
+		w.copyTruncate(l)
+	case 21, 22:
+		w.compress(l)
 	case 0, 1, 2, 3, 4, 5, 6, 7:
 		w.write(l)
 	case 8, 9, 10:
@@ -175,35 +190,35 @@ func (w *world) complete(l *worldLog) {
 	}
 }
 
-// see waits until the agent follows a path; before that it may miss what comes and goes.
-func (w *world) see(l *worldLog) bool {
-	if !l.known && w.stop != nil {
-		eventually(w.t, "the agent follows "+l.path, func() bool {
-			for _, r := range w.agent.engine().store.Records("") {
-				l.known = l.known || r.Path == l.path
-			}
-			return l.known
-		})
+// shifted makes room for a new rotated file and returns its name.
+func (w *world) shifted(l *worldLog) string {
+	l.gens++
+	if !l.shift {
+		return fmt.Sprintf("%s-%03d", l.path, l.gens)
 	}
-	return l.known
+	for k := len(l.rotated) - 1; k >= 0; k-- {
+		name := fmt.Sprintf("%s.%d", l.path, k+2)
+		if strings.HasSuffix(l.rotated[k], ".gz") {
+			name += ".gz"
+		}
+		if err := os.Rename(l.rotated[k], name); err != nil {
+			w.t.Fatal(err)
+		}
+		l.rotated[k] = name
+	}
+	return l.path + ".1"
 }
 
 func (w *world) rotate(l *worldLog) {
-	if !l.exists || !w.see(l) {
+	if !l.exists {
 		return
 	}
 	w.complete(l)
-	l.gens++
-	name := fmt.Sprintf("%s-%03d", l.path, l.gens)
-	if l.shift {
-		for k := l.gens; k >= 1; k-- {
-			_ = os.Rename(fmt.Sprintf("%s.%d", l.path, k), fmt.Sprintf("%s.%d", l.path, k+1))
-		}
-		name = l.path + ".1"
-	}
+	name := w.shifted(l)
 	if err := os.Rename(l.path, name); err != nil {
 		w.t.Fatal(err)
 	}
+	l.rotated = append([]string{name}, l.rotated...)
 	l.exists = false
 	late := w.rng.IntN(3) == 0 && w.stop != nil
 	w.note("rotate %s to %s, to #%d, writer late %v", filepath.Base(filepath.Dir(l.path)), filepath.Base(name), l.n, late)
@@ -215,7 +230,76 @@ func (w *world) rotate(l *worldLog) {
 	}
 }
 
-// truncate is what copytruncate does, once everything has been read.
+// copyTruncate copies the file and begins it anew in place.
+func (w *world) copyTruncate(l *worldLog) {
+	if !l.exists {
+		return
+	}
+	w.complete(l)
+	b, err := os.ReadFile(l.path)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if len(b) == 0 {
+		return
+	}
+	name := w.shifted(l)
+	w.note("copy %s to %s, to #%d, and truncate", filepath.Base(filepath.Dir(l.path)), filepath.Base(name), l.n)
+	for len(b) > 0 { // in pieces, as cp does
+		n := min(len(b), 1+w.rng.IntN(len(b)))
+		appendFile(w.t, name, string(b[:n]))
+		b = b[n:]
+		if w.rng.IntN(4) == 0 {
+			time.Sleep(5 * time.Millisecond)
+		}
+	}
+	l.rotated = append([]string{name}, l.rotated...)
+	if err := os.Truncate(l.path, 0); err != nil {
+		w.t.Fatal(err)
+	}
+	if w.rng.IntN(2) == 0 {
+		w.write(l)
+	}
+}
+
+// compress replaces a rotated file by a compressed one.
+func (w *world) compress(l *worldLog) {
+	for i, name := range l.rotated {
+		if strings.HasSuffix(name, ".gz") || w.rng.IntN(2) == 0 {
+			continue
+		}
+		w.note("compress %s of %s", filepath.Base(name), filepath.Base(filepath.Dir(l.path)))
+		compressFile(w.t, name)
+		l.rotated[i] = name + ".gz"
+		return
+	}
+}
+
+// compressFile does what gzip does, in two steps that can be seen from outside.
+func compressFile(tb testing.TB, name string) {
+	tb.Helper()
+	b, err := os.ReadFile(name)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	var packed bytes.Buffer
+	z := gzip.NewWriter(&packed)
+	if _, err := z.Write(b); err != nil {
+		tb.Fatal(err)
+	}
+	if err := z.Close(); err != nil {
+		tb.Fatal(err)
+	}
+	half := packed.Len() / 2
+	appendFile(tb, name+".gz", packed.String()[:half])
+	time.Sleep(time.Millisecond)
+	appendFile(tb, name+".gz", packed.String()[half:])
+	if err := os.Remove(name); err != nil {
+		tb.Fatal(err)
+	}
+}
+
+// truncate begins a file anew in place, once everything has been read.
 func (w *world) truncate(l *worldLog) {
 	if !l.exists || w.stop == nil || w.down {
 		return
@@ -304,7 +388,7 @@ func (w *world) fault() {
 // settle waits until everything written is stored.
 func (w *world) settle() {
 	w.t.Helper()
-	deadline := time.Now().Add(30 * time.Second)
+	deadline := time.Now().Add(settleWithin)
 	for time.Now().Before(deadline) {
 		if len(w.missing()) == 0 {
 			return
@@ -345,3 +429,6 @@ func (w *world) verify() {
 		}
 	}
 }
+
+// settleWithin is how long the agent may take for what was written.
+const settleWithin = 10 * time.Second

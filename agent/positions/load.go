@@ -45,6 +45,9 @@ func (s *Store) load() (found bool, err error) {
 	for k, v := range snap.Cursors {
 		s.cursors[k] = v
 	}
+	for k, v := range snap.Scanned {
+		s.scanned[k] = v
+	}
 	names := s.journals()
 	for _, n := range names {
 		if n >= snap.Journal {
@@ -149,6 +152,17 @@ func (s *Store) apply(event []byte) error {
 			return err
 		}
 		s.cursors[kv[0]] = kv[1]
+	case 'w':
+		at, client, _ := strings.Cut(args, " ")
+		v, err := strconv.ParseInt(at, 10, 64)
+		if err != nil {
+			return err
+		}
+		var name string
+		if err := json.Unmarshal([]byte(client), &name); err != nil {
+			return err
+		}
+		s.scanned[name] = v
 	case 'p':
 		var off int64
 		var tail Tail
@@ -200,6 +214,9 @@ func (s *Store) importPromtail() error {
 		return err
 	}
 	s.imported = file.Positions
+	if fi, err := os.Stat(s.promtail); err == nil && len(file.Positions) > 0 {
+		s.promtailAt = fi.ModTime().UnixNano()
+	}
 	for k, v := range file.Positions {
 		if strings.HasPrefix(k, "cursor-") || strings.HasPrefix(k, "journal-") {
 			s.cursors[k] = v

@@ -38,10 +38,9 @@ type Store struct {
 	promtail string // the file named in the configuration
 	base     string // of our own files
 
-	alive time.Time // see Alive
-
 	// imported has what Promtail's file said; read-only after Open.
-	imported map[string]string
+	imported   map[string]string
+	promtailAt int64 // when it was written
 
 	mu       sync.Mutex // guards all below, and the ledgers
 	ledgers  map[uint64]*Ledger
@@ -49,6 +48,7 @@ type Store struct {
 	byKey    map[Key][]*Ledger
 	claimed  map[uint64]bool
 	cursors  map[string]string
+	scanned  map[string]int64 // by client
 	next     uint64
 	pending  []byte // journal lines not yet written
 	changed  bool   // since the last snapshot
@@ -68,6 +68,7 @@ type snapshot struct {
 	Journal uint64            `json:"journal"` // first journal to apply
 	Next    uint64            `json:"next"`
 	Cursors map[string]string `json:"cursors,omitempty"`
+	Scanned map[string]int64  `json:"scanned,omitempty"` // see Store.Scanned
 	Records []Record          `json:"records"`
 }
 
@@ -88,13 +89,13 @@ func Open(filename string, opts Options) (*Store, error) {
 		opts: opts, promtail: filename, next: 1,
 		base:    strings.TrimSuffix(strings.TrimSuffix(filename, ".yaml"), ".yml") + ".skald",
 		ledgers: map[uint64]*Ledger{}, byID: map[ID][]*Ledger{}, byKey: map[Key][]*Ledger{}, claimed: map[uint64]bool{}, cursors: map[string]string{},
+		scanned: map[string]int64{},
 	}
 	if !opts.ReadOnly {
 		if err := os.MkdirAll(filepath.Dir(filename), 0o755); err != nil {
 			return nil, fmt.Errorf("positions: %w", err)
 		}
 	}
-	s.alive = s.lastWritten()
 	found, err := s.load()
 	if err != nil {
 		return nil, fmt.Errorf("positions: %w", err)
@@ -119,22 +120,32 @@ func (s *Store) Imported(path string) (string, bool) {
 	return v, ok
 }
 
-// Alive is when an earlier run, be it Promtail's, last wrote its state; zero when this run is
-// the first.
-func (s *Store) Alive() time.Time { return s.alive }
-
-func (s *Store) lastWritten() (last time.Time) {
-	names := []string{s.promtail, s.base}
-	for _, n := range s.journals() {
-		names = append(names, s.journalName(n))
+// Scanned is when an earlier run of the client last looked for files, in nanoseconds since
+// 1970: a file that was born later and has been renamed since has been seen by nobody. It is
+// when Promtail's positions were written if these were taken over, and 0 at the first start.
+func (s *Store) Scanned(client string) int64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at, ok := s.scanned[client]; ok {
+		return at
 	}
-	for _, name := range names {
-		if fi, err := os.Stat(name); err == nil && fi.ModTime().After(last) {
-			last = fi.ModTime()
-		}
-	}
-	return last
+	return s.promtailAt
 }
+
+// SetScanned stores when a client's files were looked for.
+func (s *Store) SetScanned(client string, at int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if old, ok := s.scanned[client]; ok && at-old < int64(scannedEvery) {
+		return // an older time is as good
+	}
+	s.scanned[client] = at
+	b, _ := json.Marshal(client) // strings always marshal
+	s.logf("w %d %s", at, b)
+}
+
+// scannedEvery keeps SetScanned from filling the journal.
+const scannedEvery = 5 * time.Second
 
 // Claim returns the ledgers stored for a log, oldest first. Each is given out once.
 func (s *Store) Claim(key Key) []*Ledger {
@@ -381,7 +392,7 @@ func (s *Store) save() error {
 	}
 	buf := s.pending
 	s.pending = nil
-	snap := snapshot{Journal: n, Next: s.next, Cursors: maps.Clone(s.cursors)}
+	snap := snapshot{Journal: n, Next: s.next, Cursors: maps.Clone(s.cursors), Scanned: maps.Clone(s.scanned)}
 	for _, k := range slices.Sorted(maps.Keys(s.ledgers)) {
 		snap.Records = append(snap.Records, s.ledgers[k].record())
 	}

@@ -20,17 +20,29 @@ const (
 	copyWithRest          // it holds what was read, and more
 )
 
-// match compares a file beside a log with all that the log has read. present tells which
-// files there are. Only a compressed file and one with a rotated name may be compared: a new
+// String implements fmt.Stringer.
+func (k likeness) String() string {
+	return [...]string{"new", "copy in use", "copy of part", "copy of what was read", "copy with more"}[k]
+}
+
+// match compares a file beside a log with all that the log has read. present gives the
+// path of a file in the directory, "" when it is not there. Only a compressed file and one with a rotated name may be compared: a new
 // file at the log's own path may begin like the one before it, and is new all the same.
-func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.ID) bool) (best *positions.Ledger, what likeness) {
+func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.ID) string) (best *positions.Ledger, what likeness) {
 	off := int64(-1)
 	for _, ledger := range t.store.Ledgers(key) {
 		r := ledger.Record()
-		if r.Fingerprint.Len == 0 || r.ID == c.st.id || !fits(r.Fingerprint, c.head) {
+		if r.Fingerprint.Len == 0 || r.ID == c.st.id {
 			continue
 		}
-		alive := present(r.ID)
+		original := present(r.ID)
+		alive := original != ""
+		if !fits(r.Fingerprint, c.head) {
+			if off < 0 && alive && c.z == nil && len(c.head) < r.Fingerprint.Len && sameEnd(c, original) {
+				best, what = ledger, copyOfPart
+			}
+			continue
+		}
 		holds, whole := c.compare(r)
 		switch {
 		case holds && r.Offset > off:
@@ -45,7 +57,7 @@ func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.I
 			}
 		case !holds && off < 0 && alive && !whole:
 			best, what = ledger, copyInUse
-		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset && sameEnd(c, r):
+		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset && sameEnd(c, original):
 			best, what = ledger, copyOfPart
 		}
 	}
@@ -74,8 +86,8 @@ func (c *candidate) endsAt(off int64) bool {
 }
 
 // sameEnd reports whether the last bytes of a copy are those that the original has there.
-func sameEnd(c *candidate, r positions.Record) bool {
-	f, err := os.Open(r.Real)
+func sameEnd(c *candidate, original string) bool {
+	f, err := os.Open(original)
 	if err != nil {
 		return false
 	}
@@ -84,5 +96,13 @@ func sameEnd(c *candidate, r positions.Record) bool {
 	a, b := make([]byte, size), make([]byte, size)
 	n, _ := c.f.ReadAt(a, c.st.size-size)
 	m, _ := f.ReadAt(b, c.st.size-size)
-	return n == m && bytes.Equal(a[:n], b[:m])
+	return n > 0 && n == m && bytes.Equal(a[:n], b[:m])
+}
+
+// copies reports whether one of two files begins as the other does, and goes on so up to the
+// end of c: c is a copy of the other, complete or not.
+func (c *candidate) copies(other *candidate) bool {
+	n := min(len(c.head), len(other.head))
+	return n > 0 && bytes.Equal(c.head[:n], other.head[:n]) && c.z == nil && other.z == nil &&
+		c.st.size <= other.st.size && sameEnd(c, other.path)
 }

@@ -33,7 +33,7 @@ func (l *tailLog) resolve(now int64) {
 			l.missing = now
 		}
 		l.replaceAll(now)
-		l.catchUp(now)
+		l.catchUp(nil, now)
 		return
 	}
 	l.missing = 0
@@ -41,7 +41,11 @@ func (l *tailLog) resolve(now int64) {
 	if n := len(l.gens); n > 0 && l.gens[n-1].id == st.id {
 		l.gens[n-1].replaced = false
 		l.gens[n-1].path = realPath(l.path)
-		l.catchUp(now)
+		current := l.openCandidate(l.path) // it may have been truncated and written anew
+		l.catchUp(current, now)
+		if current != nil {
+			current.close()
+		}
 		return
 	}
 	if g := l.takeBack(st.id); g != nil {
@@ -82,7 +86,7 @@ func (l *tailLog) rotated(now int64, first bool) {
 	// then either in hand or in the list.
 	current := l.openCandidate(l.path)
 	l.replaceAll(now)
-	l.catchUp(now)
+	l.catchUp(current, now)
 	if current == nil {
 		return
 	}
@@ -106,10 +110,15 @@ func (l *tailLog) rotated(now int64, first bool) {
 
 // catchUp adds the files that the path has named since it was last looked at, and does not
 // name any more, and finds out what became of those that were read.
-func (l *tailLog) catchUp(now int64) {
+func (l *tailLog) catchUp(current *candidate, now int64) {
 	fresh := l.since == 0
 	if fresh {
 		l.since = l.t.began
+	}
+	for _, g := range slices.Concat(l.gens, l.late) {
+		if g.f != nil && g.fp.Len < headSize {
+			_, _ = g.look() // for what it begins with; reading sees what is wrong
+		}
 	}
 	if l.since > now+int64(time.Minute) {
 		l.since = 1 // the clock went back: better too many files than too few
@@ -117,11 +126,9 @@ func (l *tailLog) catchUp(now int64) {
 	for range 5 {
 		stable := true
 		list := l.siblings()
-		present := func(id positions.ID) bool {
-			return id != (positions.ID{}) && (id == statOrZero(l.path) || slices.ContainsFunc(list, func(s sibling) bool { return s.id == id }))
-		}
+		b := beside{fresh: fresh, current: current, present: func(id positions.ID) string { return l.where(id, list) }}
 		for _, s := range list {
-			if !l.sibling(s, present, fresh, now) {
+			if !l.sibling(s, b, now) {
 				stable = false // renamed meanwhile: list again
 			}
 		}
@@ -131,9 +138,32 @@ func (l *tailLog) catchUp(now int64) {
 	}
 }
 
+// beside is what is known while the files beside a log are looked at.
+type beside struct {
+	fresh   bool       // the log has never been followed before
+	current *candidate // the new file at the path, nil when there is none
+	present func(positions.ID) string
+}
+
+// where returns the path of a file of the log's directory, "" when it is not there.
+func (l *tailLog) where(id positions.ID, list []sibling) string {
+	if id == (positions.ID{}) {
+		return ""
+	}
+	if id == statOrZero(l.path) {
+		return l.path
+	}
+	for _, s := range list {
+		if s.id == id {
+			return s.path
+		}
+	}
+	return ""
+}
+
 // sibling takes a file beside the log if it is one of the log's. It reports false when the
 // name leads to another file now.
-func (l *tailLog) sibling(s sibling, present func(positions.ID) bool, fresh bool, now int64) bool {
+func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 	if l.knownID(s.id) && l.known(s) {
 		return true
 	}
@@ -145,13 +175,20 @@ func (l *tailLog) sibling(s sibling, present func(positions.ID) bool, fresh bool
 		c.close()
 		return false
 	}
-	if fresh && s.mtime < l.since {
+	if b.fresh && s.mtime < l.since {
 		// It was rotated away before anybody asked for it; remember that it is none of ours.
 		l.t.store.Track(c.record(l, s.mtime)).Finish()
 		c.close()
 		return true
 	}
-	match, what := l.t.match(l.key, c, present)
+	match, what := l.t.match(l.key, c, b.present)
+	if what == noCopy && b.current != nil && c.st.id != b.current.st.id && c.copies(b.current) {
+		what = copyInUse
+	}
+	if what == copyOfPart && now < s.mtime+int64(time.Minute) {
+		what = copyInUse // it may be growing
+	}
+	l.t.log.Debug("a file beside the log", "path", s.path, "log", l.path, "is", what, "inode", s.id.Ino)
 	switch what {
 	case copyInUse:
 		l.lookLater(s, now)
@@ -280,6 +317,7 @@ func (l *tailLog) add(c *candidate, now int64) *generation {
 // generation makes a generation of a file, to be read from its start.
 func (l *tailLog) generation(c *candidate, now int64) *generation {
 	l.problem.Store(nil)
+	l.t.log.Debug("reading a file", "path", c.path, "log", l.path, "inode", c.st.id.Ino, "compressed", c.z != nil)
 	g := &generation{
 		f: c.f, z: c.z, id: c.st.id, fp: fingerprint(c.head), path: c.path, size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: true,
 		text: newCharset(l.target.Encoding).ordered(c.head),
@@ -311,6 +349,7 @@ func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
 func (l *tailLog) moved(g *generation, c *candidate) *generation {
 	n := l.generation(c, time.Now().UnixNano())
 	n.fp, n.ledger, n.off, n.tail, n.scanned, n.base, n.replay = g.fp, g.ledger, g.off, g.tail, g.off, g.base, g.replay
+	l.t.log.Debug("going on in a copy", "path", n.path, "log", l.path, "offset", n.off)
 	n.ledger.Move(n.id, n.path, n.mtime)
 	l.t.own(l, n.id)
 	return n
@@ -379,11 +418,15 @@ func (l *tailLog) restore(now int64) {
 		if rec.Finished {
 			continue
 		}
+		if rec.Fingerprint.Len == 0 && rec.Offset == 0 {
+			ledger.Forget() // it was empty: another file may have its inode now, and if not it is a new one
+			continue
+		}
 		c := l.find(rec)
 		if c == nil {
 			l.t.lost(lostUnknown)
 			l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
-				"path", rec.Real, "log", l.path, "position", rec.Offset)
+				"path", rec.Real, "log", l.path, "position", rec.Offset, "inode", rec.Ino, "began_with_bytes", rec.Fingerprint.Len)
 			ledger.Detach()
 			continue
 		}

@@ -17,8 +17,13 @@ const scanDelay = 20 * time.Millisecond
 // runScans expands the patterns now, periodically, and when the watcher asks.
 func (t *Tailer) runScans(ctx context.Context) {
 	purge := time.Now()
+	var last int64 // start of the scan before
 	for {
 		start := time.Now()
+		if last != 0 && t.allStarted() {
+			t.store.SetScanned(t.cfg.Client, last-int64(clockTick))
+		}
+		last = start.UnixNano()
 		t.scan()
 		if time.Since(purge) > 6*t.cfg.Scan {
 			purge = time.Now()
@@ -43,6 +48,19 @@ func (t *Tailer) runScans(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// allStarted reports whether each log that the scans found has had a turn, so that the
+// positions tell of its files.
+func (t *Tailer) allStarted() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for _, l := range t.mu.logs {
+		if l.seen.at.Load() == 0 {
+			return false
+		}
+	}
+	return true
 }
 
 func sleep(ctx context.Context, d time.Duration) {
@@ -286,29 +304,30 @@ func (t *Tailer) copied(tg *target, path string, c *candidate) (base positions.K
 	return base, what
 }
 
-// presentIn tells which files there are in a directory; it reads it when first asked.
-func presentIn(dir string) func(positions.ID) bool {
-	var ids map[positions.ID]bool
-	return func(id positions.ID) bool {
-		if ids == nil {
-			ids = idsIn(dir)
+// presentIn gives the paths of the files in a directory; it reads it when first asked.
+func presentIn(dir string) func(positions.ID) string {
+	var paths map[positions.ID]string
+	return func(id positions.ID) string {
+		if paths == nil {
+			paths = pathsIn(dir)
 		}
-		return id != (positions.ID{}) && ids[id]
+		return paths[id]
 	}
 }
 
-func idsIn(dir string) map[positions.ID]bool {
-	ids := map[positions.ID]bool{}
+func pathsIn(dir string) map[positions.ID]string {
+	paths := map[positions.ID]string{}
 	list, err := os.ReadDir(dir)
 	if err != nil {
-		return ids
+		return paths
 	}
 	for _, e := range list {
-		if fi, err := os.Stat(filepath.Join(dir, e.Name())); err == nil {
-			ids[statOf(fi).id] = true
+		path := filepath.Join(dir, e.Name())
+		if id := statOrZero(path); id != (positions.ID{}) {
+			paths[id] = path
 		}
 	}
-	return ids
+	return paths
 }
 
 // start begins to follow a log.
@@ -356,34 +375,34 @@ func (t *Tailer) unname(l *tailLog) {
 	}
 }
 
-// rememberFor is how long a path is known to have been followed after its last file is gone.
-const rememberFor = 24 * time.Hour
+// What is remembered of files that are gone: the last rememberFiles of a path, for
+// rememberFor. It tells which files beside the path belong to it, and which of them, copied
+// or compressed, hold what has been read.
+const (
+	rememberFor   = 24 * time.Hour
+	rememberFiles = 16
+)
 
-// purge forgets the records of files that were read to their end and are gone. The newest
-// one of a path stays for a while: it tells which files beside the path belong to it.
+// purge forgets the records of files that were read to their end and are gone.
 func (t *Tailer) purge() {
-	newest := map[positions.Key]uint64{}
-	for _, r := range t.store.Records(t.cfg.Client) {
-		newest[r.Key] = max(newest[r.Key], r.N)
-	}
+	newer := map[positions.Key]int{} // records after the present one
+	keep := map[uint64]bool{}
 	recent := time.Now().Add(-rememberFor).UnixNano()
-	present := map[string]map[positions.ID]bool{} // by directory
-	t.store.Purge(t.cfg.Client, func(r positions.Record) bool {
+	present := map[string]map[positions.ID]string{} // by directory
+	records := t.store.Records(t.cfg.Client)
+	for _, r := range slices.Backward(records) {
 		dir := filepath.Dir(r.Real)
-		ids, ok := present[dir]
+		paths, ok := present[dir]
 		if !ok {
-			ids = map[positions.ID]bool{}
-			list, err := os.ReadDir(dir)
-			if err != nil && !os.IsNotExist(err) {
-				return true
-			}
-			for _, e := range list {
-				if fi, err := e.Info(); err == nil {
-					ids[statOf(fi).id] = true
-				}
-			}
-			present[dir] = ids
+			paths = pathsIn(dir)
+			present[dir] = paths
 		}
-		return ids[r.ID] || r.N == newest[r.Key] && r.Modified > recent && len(ids) > 0
+		remembered := newer[r.Key] < rememberFiles && r.Modified > recent && isDir(dir)
+		keep[r.N] = remembered || paths[r.ID] != ""
+		newer[r.Key]++
+	}
+	t.store.Purge(t.cfg.Client, func(r positions.Record) bool {
+		kept, known := keep[r.N]
+		return kept || !known
 	})
 }

@@ -203,9 +203,10 @@ func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) 
 // more is read.
 func (t *Tailer) Run(ctx context.Context) error {
 	t.began = time.Now().UnixNano()
-	if at := t.store.Alive(); !at.IsZero() {
-		t.began = min(t.began, at.UnixNano())
+	if at := t.store.Scanned(t.cfg.Client); at != 0 {
+		t.began = min(t.began, at)
 	}
+	t.store.SetScanned(t.cfg.Client, t.began)
 	t.began -= int64(clockTick)
 	t.watch = newWatcher(t)
 	var wg sync.WaitGroup
