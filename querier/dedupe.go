@@ -30,12 +30,12 @@ import (
 // With several replicas everything overlaps, so nothing is kept per pair of runs: memory
 // grows with the number of runs only. The order of marking does not matter, because the
 // first of equal rows is never marked, whoever marks the others.
-func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats) error {
+func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats, enter enterFunc) error {
 	if len(parts) < 2 {
 		return nil
 	}
 	groups := groupByStream(parts)
-	if err := load(ctx, groups, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
+	if err := load(ctx, groups, enter, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.times, err = d.Block.Times(ctx)
 		return err
 	}); err != nil {
@@ -57,7 +57,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats)
 			equal = append(equal, g)
 		}
 	}
-	if err := load(ctx, equal, func(d *dedupeBlock) bool { return d.compared }, func(ctx context.Context, d *dedupeBlock) (err error) {
+	if err := load(ctx, equal, enter, func(d *dedupeBlock) bool { return d.compared }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.hashes, err = d.Block.Hashes(ctx)
 		return err
 	}); err != nil {
@@ -71,6 +71,13 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats)
 	}
 	install(parts, equal, stats)
 	return nil
+}
+
+// markDuplicates reads blocks in the tenant's turn.
+func (q *Querier) markDuplicates(ctx context.Context, tenant model.Tenant, parts []model.Part, stats *model.Stats) error {
+	return markDuplicates(ctx, parts, stats, func(ctx context.Context) (func(), error) {
+		return q.queues.turns.enter(ctx, string(tenant))
+	})
 }
 
 // dedupeBlock is a block with what the merge has learned about it. It takes the block's
@@ -159,8 +166,11 @@ func groupByStream(parts []model.Part) []group {
 	return groups
 }
 
-// load reads a column of the groups' blocks, each once, on all cores.
-func load(ctx context.Context, groups []group, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
+// enterFunc waits for the tenant's turn to read a block, and returns the function that ends it.
+type enterFunc func(ctx context.Context) (leave func(), err error)
+
+// load reads a column of the groups' blocks, each once and in its turn, on all cores.
+func load(ctx context.Context, groups []group, enter enterFunc, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
 	seen := map[*dedupeBlock]bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
@@ -169,9 +179,11 @@ func load(ctx context.Context, groups []group, wanted func(*dedupeBlock) bool, r
 			if d := runs[i].block; !seen[d] && wanted(d) {
 				seen[d] = true
 				g.Go(func() error {
-					if err := ctx.Err(); err != nil {
+					leave, err := enter(ctx)
+					if err != nil {
 						return err
 					}
+					defer leave()
 					return read(ctx, d)
 				})
 			}

@@ -46,7 +46,7 @@ func TestEachRowIsLiveOnce(t *testing.T) {
 			sel[i] = selection.Parts[0]
 		}
 		stats := &model.Stats{}
-		if err := markDuplicates(context.Background(), sel, stats); err != nil {
+		if err := markDuplicates(context.Background(), sel, stats, func(context.Context) (func(), error) { return func() {}, nil }); err != nil {
 			t.Fatal(err)
 		}
 		got := liveRows(t, sel)

@@ -188,12 +188,12 @@ func (q *Querier) detectFields(w http.ResponseWriter, r *http.Request) (map[stri
 	if err != nil {
 		return nil, 0, err
 	}
-	leave, err := q.admit(r.Context())
+	leave, err := q.admit(r.Context(), tenants, nil)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer leave()
-	result, err := q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(q.limitsFor(tenants), false), e, expr)
+	result, err := q.execute(r.Context(), tenants, q.limitsFor(tenants), e, expr)
 	if err != nil {
 		return nil, 0, err
 	}

@@ -51,7 +51,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 	if clampLookback(&e, lim, p.now) || hidden(expr, r) {
 		return writeJSON(w, appendPatterns(nil, nil))
 	}
-	leave, err := q.admit(r.Context())
+	leave, err := q.admit(r.Context(), tenants, nil)
 	if err != nil {
 		return err
 	}
@@ -62,7 +62,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 	}
 	defer cancel()
 	stats, began := &model.Stats{}, time.Now()
-	found, err := patterns.Mine(ctx, boundSelector{q, tenants}, expr,
+	found, err := patterns.Mine(ctx, boundSelector{q: q, tenants: tenants}, expr,
 		patterns.Query{Range: model.TimeRange{From: e.Start, Through: e.End}, Step: max(e.Step, minPatternStep)},
 		scan.Options{MaxMemory: q.cfg.MaxMemory, Stats: stats})
 	if errors.Is(err, context.DeadlineExceeded) {

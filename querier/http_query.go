@@ -100,20 +100,18 @@ func (q *Querier) evaluate(r *http.Request, p engine.Params, expr syntax.Expr) (
 	if clampLookback(&p, lim, time.Now()) || hidden(expr, r) {
 		return &engine.Result{Type: resultType(expr, p.Instant), Stats: &model.Stats{}}, 0, nil
 	}
-	leave, err := q.admit(r.Context())
+	wait := &model.Stats{}
+	leave, err := q.admit(r.Context(), tenants, wait)
 	if err != nil {
 		return nil, 0, err
 	}
 	defer leave()
 	start := time.Now()
-	var result *engine.Result
-	err = q.retry(r.Context(), func() (err error) {
-		result, err = q.engine.Evaluate(r.Context(), boundSelector{q, tenants}, q.engineLimits(lim, p.Instant), p, expr)
-		return err
-	})
+	result, err := q.execute(r.Context(), tenants, lim, p, expr)
 	if err != nil {
 		return nil, 0, err
 	}
+	result.Stats.Add(wait)
 	took := time.Since(start)
 	q.count(result, took)
 	return result, took, nil

@@ -79,9 +79,22 @@ type volumeSeries struct {
 }
 
 // volumeSteps sums bytes by group and bucket in one pass over the data.
-func (q *Querier) volumeSteps(ctx context.Context, v volumeRequest) (map[string]*volumeSeries, error) {
+func (q *Querier) volumeSteps(ctx context.Context, v volumeRequest) (sums map[string]*volumeSeries, err error) {
+	leave, err := q.admit(ctx, v.tenants, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	err = q.retry(ctx, func() (err error) {
+		sums, err = q.volumeStepsOnce(ctx, v)
+		return err
+	})
+	return sums, err
+}
+
+func (q *Querier) volumeStepsOnce(ctx context.Context, v volumeRequest) (map[string]*volumeSeries, error) {
 	in := model.TimeRange{From: v.start, Through: v.end}
-	sel, err := boundSelector{q, v.tenants}.Select(ctx, &model.Request{
+	sel, err := boundSelector{q: q, tenants: v.tenants}.Select(ctx, &model.Request{
 		Matchers: v.selecting(), Range: in, Columns: model.Columns{Lengths: true, AllMetadata: true}, Stats: &model.Stats{},
 	})
 	if err != nil {

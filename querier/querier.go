@@ -19,6 +19,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
+	"google.golang.org/grpc"
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
@@ -30,7 +31,10 @@ import (
 // Config says how much work the querier takes on.
 type Config struct {
 	// MaxConcurrent is the number of queries evaluated at a time; others wait their turn.
+	// One tenant never gets all of these places.
 	MaxConcurrent int
+	// MaxOutstanding is the number of queries of one tenant that may wait.
+	MaxOutstanding int
 	// MaxMemory bounds what one query may hold in partial results, in bytes.
 	MaxMemory int64
 	// TailMaxDuration ends live tails that are older.
@@ -56,7 +60,8 @@ func (c *Config) Validate() error {
 
 // RegisterFlags declares the settings with their defaults.
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
-	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait")
+	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait. One tenant gets at most half of the places, fewer while others use them, so that there is one for whoever comes")
+	fs.IntVar(&c.MaxOutstanding, "querier.max-outstanding-per-tenant", 256, "queries of one tenant that may wait; more are refused with 429")
 	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
 	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
 	fs.StringVar(&c.Partial, "querier.partial", partialFail, "what a read does when so many ingesters do not answer that acknowledged rows may be missing: `fail` with 503, or warn in the answer")
@@ -77,20 +82,23 @@ type Querier struct {
 	limits  limits.Source
 	deletes *compact.Deletes // nil when there are none
 	logger  *slog.Logger
-	slots   chan struct{}
-	tails   tailCount
-	metrics metrics
+	queues  queues
+	peers   Peers // nil when there are no other queriers
+	// dialPeer returns the connection to a peer.
+	dialPeer func(addr string) (grpc.ClientConnInterface, error)
+	tails    tailCount
+	metrics  metrics
 }
 
 type metrics struct {
-	queries  *prometheus.HistogramVec
-	waiting  prometheus.Gauge
-	tails    prometheus.Gauge
-	rows     prometheus.Counter
-	bytes    prometheus.Counter
-	fetched  prometheus.Counter
-	doubled  prometheus.Counter
-	tailDrop prometheus.Counter
+	queries       *prometheus.HistogramVec
+	tails         prometheus.Gauge
+	rows          prometheus.Counter
+	bytes         prometheus.Counter
+	fetched       prometheus.Counter
+	doubled       prometheus.Counter
+	tailDrop      prometheus.Counter
+	slicesRetried prometheus.Counter
 }
 
 // New returns a querier over the sources, which are asked in order: ingesters before the
@@ -99,7 +107,7 @@ func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg pro
 	q := &Querier{
 		cfg: cfg, sources: sources, tailer: tailer, limits: lim, logger: logger,
 		engine: engine.New(engine.Options{MaxMemory: cfg.MaxMemory}),
-		slots:  make(chan struct{}, max(1, cfg.MaxConcurrent)),
+		queues: newQueues(cfg, reg),
 	}
 	q.tails.mu.open = map[model.Tenant]int{}
 	counter := func(name, help string) prometheus.Counter {
@@ -109,15 +117,15 @@ func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg pro
 		queries: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "skald_querier_query_seconds", Help: "Time to answer queries, by kind.", Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
 		}, []string{"kind"}),
-		waiting:  prometheus.NewGauge(prometheus.GaugeOpts{Name: "skald_querier_waiting_queries", Help: "Queries waiting for their turn."}),
-		tails:    prometheus.NewGauge(prometheus.GaugeOpts{Name: "skald_querier_tails", Help: "Live tails that are open."}),
-		rows:     counter("rows_scanned_total", "Rows looked at by queries."),
-		bytes:    counter("bytes_scanned_total", "Line bytes looked at by queries."),
-		fetched:  counter("bytes_fetched_total", "Bytes that queries read from disk or the object store."),
-		doubled:  counter("rows_duplicate_total", "Rows left out of answers because another replica or segment holds them."),
-		tailDrop: counter("tail_dropped_total", "Entries that slow tails missed."),
+		tails:         prometheus.NewGauge(prometheus.GaugeOpts{Name: "skald_querier_tails", Help: "Live tails that are open."}),
+		rows:          counter("rows_scanned_total", "Rows looked at by queries."),
+		bytes:         counter("bytes_scanned_total", "Line bytes looked at by queries."),
+		fetched:       counter("bytes_fetched_total", "Bytes that queries read from disk or the object store."),
+		doubled:       counter("rows_duplicate_total", "Rows left out of answers because another replica or segment holds them."),
+		tailDrop:      counter("tail_dropped_total", "Entries that slow tails missed."),
+		slicesRetried: counter("slices_retried_total", "Slices of queries that another querier did not evaluate."),
 	}
-	reg.MustRegister(q.metrics.queries, q.metrics.waiting, q.metrics.tails, q.metrics.rows, q.metrics.bytes, q.metrics.fetched, q.metrics.doubled, q.metrics.tailDrop)
+	reg.MustRegister(q.metrics.queries, q.metrics.tails, q.metrics.rows, q.metrics.bytes, q.metrics.fetched, q.metrics.doubled, q.metrics.tailDrop, q.metrics.slicesRetried)
 	return q
 }
 
@@ -167,20 +175,18 @@ func (q *Querier) Register(r Router) {
 	r.Handle("/loki/api/v1/drilldown-limits", q.answer(q.serveDrilldownLimits), get...)
 }
 
-// admit waits for a slot and returns the function that frees it.
-func (q *Querier) admit(ctx context.Context) (func(), error) {
-	select {
-	case q.slots <- struct{}{}:
-	default:
-		q.metrics.waiting.Inc()
-		defer q.metrics.waiting.Dec()
-		select {
-		case q.slots <- struct{}{}:
-		case <-ctx.Done():
-			return nil, fault.New(fault.Canceled, "the request was cancelled by the client")
-		}
+// admit waits until a query of the tenants may run, and returns the function that says
+// that it has ended. stats, when not nil, receives the time waited.
+func (q *Querier) admit(ctx context.Context, tenants []model.Tenant, stats *model.Stats) (func(), error) {
+	began := time.Now()
+	leave, err := q.queues.queries.enter(ctx, queueKey(tenants))
+	if ctx.Err() != nil && err != nil {
+		return nil, fault.New(fault.Canceled, "the request was cancelled by the client")
 	}
-	return func() { <-q.slots }, nil
+	if stats != nil {
+		stats.QueueNanoseconds.Add(int64(time.Since(began)))
+	}
+	return leave, err
 }
 
 // limitsFor returns the limits of a request, the tightest when it names several tenants.

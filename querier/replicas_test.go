@@ -177,7 +177,7 @@ func (c *cluster) fill(r *rand.Rand) map[string]bool {
 
 func clusterQuerier(t *testing.T, c *cluster, partial string) *Querier {
 	t.Helper()
-	cfg := Config{MaxConcurrent: 4, MaxMemory: 1 << 30, Partial: partial, ReplicaWait: 20 * time.Millisecond}
+	cfg := Config{MaxConcurrent: 4, MaxOutstanding: 10, MaxMemory: 1 << 30, Partial: partial, ReplicaWait: 20 * time.Millisecond}
 	reg, quiet := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
 	g := NewIngesters(cfg, 3, c, c.dial, reg, quiet)
 	return New(cfg, []Source{g}, g, limits.Static(limits.Defaults()), reg, quiet)

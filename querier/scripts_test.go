@@ -55,7 +55,7 @@ func TestScripts(t *testing.T) {
 				if slices.Contains(w.left, true) {
 					t.Fatal("some entries were not pushed")
 				}
-				return boundSelector{w.querier(), []model.Tenant{model.DefaultTenant}}
+				return boundSelector{q: w.querier(), tenants: []model.Tenant{model.DefaultTenant}}
 			})
 		})
 	}

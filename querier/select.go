@@ -43,7 +43,7 @@ func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Re
 		all.Warnings = append(all.Warnings, sel.Warnings...)
 	}
 	dropMerged(all)
-	err := markDuplicates(ctx, all.Parts, req.Stats)
+	err := q.markDuplicates(ctx, tenant, all.Parts, req.Stats)
 	if err == nil {
 		err = q.hide(ctx, tenant, req, all)
 	}
@@ -83,10 +83,20 @@ func dropMerged(sel *model.Selection) {
 type boundSelector struct {
 	q       *Querier
 	tenants []model.Tenant
+	// turns has the blocks read in turns with those of other tenants; see turnBlock.
+	turns bool
 }
 
 // Select answers for one tenant, or for several with the label __tenant_id__ added.
 func (s boundSelector) Select(ctx context.Context, req *model.Request) (*model.Selection, error) {
+	sel, err := s.gather(ctx, req)
+	if err == nil && s.turns {
+		s.q.takeTurns(sel, queueKey(s.tenants))
+	}
+	return sel, err
+}
+
+func (s boundSelector) gather(ctx context.Context, req *model.Request) (*model.Selection, error) {
 	if len(s.tenants) == 1 {
 		return s.q.Select(ctx, s.tenants[0], req)
 	}

@@ -209,8 +209,7 @@ func (q *Querier) tail(ctx context.Context, conn *websocket.Conn, t tailRequest)
 // history reads the newest entries up to the request's limit. It reaches a little into the
 // future, because clocks of senders differ.
 func (q *Querier) history(ctx context.Context, t tailRequest, now int64) ([]scan.Stream, error) {
-	lim := q.engineLimits(q.limits.For(t.tenant), false)
-	result, err := q.engine.Evaluate(ctx, boundSelector{q, []model.Tenant{t.tenant}}, lim, engine.Params{
+	result, err := q.execute(ctx, []model.Tenant{t.tenant}, q.limits.For(t.tenant), engine.Params{
 		Query: t.query, Start: t.start, End: now + int64(time.Hour), Limit: t.limit, Step: time.Hour,
 	}, t.expr)
 	if err != nil {

@@ -16,8 +16,21 @@ import (
 // are those of lines and, as Loki counts them, of structured metadata. Lines are not read:
 // the lengths and the dictionaries of metadata are enough, and timestamps are read only
 // for blocks that lie partly outside the range.
-func (q *Querier) weigh(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) ([]model.Series, error) {
-	sel, err := boundSelector{q, tenants}.Select(ctx, &model.Request{
+func (q *Querier) weigh(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) (list []model.Series, err error) {
+	leave, err := q.admit(ctx, tenants, nil)
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	err = q.retry(ctx, func() (err error) {
+		list, err = q.weighOnce(ctx, tenants, matchers, r)
+		return err
+	})
+	return list, err
+}
+
+func (q *Querier) weighOnce(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) ([]model.Series, error) {
+	sel, err := boundSelector{q: q, tenants: tenants}.Select(ctx, &model.Request{
 		Matchers: matchers, Range: r, Columns: model.Columns{Lengths: true, AllMetadata: true}, Stats: &model.Stats{},
 	})
 	if err != nil {

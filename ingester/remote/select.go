@@ -48,6 +48,12 @@ func failure(ctx context.Context, addr string, err error) error {
 	}
 }
 
+// Conn is the connection to an address, for services beside the ingester's.
+func (p *Pool) Conn(addr string) (grpc.ClientConnInterface, error) {
+	c := p.Client(addr)
+	return c.conn, c.err
+}
+
 var selectDesc = grpc.StreamDesc{StreamName: "Select", ServerStreams: true, ClientStreams: true}
 
 // selection is an open Select call. Its blocks fetch their columns over it; it ends when
@@ -97,6 +103,9 @@ func selectOver(ctx context.Context, conn grpc.ClientConnInterface, addr string,
 	inner, cancel := context.WithCancel(ctx)
 	s := &selection{addr: addr, ctx: inner, cancel: cancel, want: req.Columns, stats: req.Stats, ended: make(chan struct{})}
 	s.mu.pending = map[int]*answer{}
+	if s.stats == nil {
+		s.stats = &model.Stats{}
+	}
 	var sel *model.Selection
 	stream, err := conn.NewStream(inner, &selectDesc, selectMethod)
 	if err == nil {
@@ -162,7 +171,7 @@ func (s *selection) describe() (*model.Selection, error) {
 				}
 				return sel, f.Err()
 			case 7:
-				if err := AddStats(s.stats, f.Bytes()); err != nil {
+				if err := rpc.AddCounters(s.stats.Counters(), f.Bytes()); err != nil {
 					return nil, err
 				}
 			}
@@ -234,7 +243,7 @@ func (s *selection) take(msg []byte) error {
 			}
 			s.mu.Unlock()
 		case 7:
-			if err := AddStats(s.stats, f.Bytes()); err != nil {
+			if err := rpc.AddCounters(s.stats.Counters(), f.Bytes()); err != nil {
 				return err
 			}
 		}

@@ -208,7 +208,7 @@ func (s *selectServer) describe(ctx context.Context, sel *model.Selection) error
 		for _, w := range sel.Warnings {
 			warnings = rpc.AppendText(warnings, w)
 		}
-		b = rpc.AppendString(b, 7, drainStats(nil, &s.stats))
+		b = rpc.AppendString(b, 7, rpc.AppendCounters(nil, s.stats.Counters(), true))
 		return rpc.AppendElement(b, 4, warnings)
 	})
 }
@@ -374,7 +374,7 @@ func (s *selectServer) answer(ctx context.Context, f *fetch) error {
 		}
 	}
 	return s.write(true, func(b []byte) []byte {
-		b = rpc.AppendString(b, 7, drainStats(nil, &s.stats))
+		b = rpc.AppendString(b, 7, rpc.AppendCounters(nil, s.stats.Counters(), true))
 		return rpc.AppendElement(b, 6, rpc.AppendUint(nil, 1, uint64(f.block)))
 	})
 }

@@ -3,8 +3,6 @@ package remote
 import (
 	"encoding/binary"
 	"fmt"
-	"math"
-	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -358,54 +356,4 @@ func readBlockHead(msg []byte, table []labelSet) (*blockHead, error) {
 		return nil, fmt.Errorf("runs of %d rows in a block of %d rows from %d to %d", at, h.rows, h.first, h.last)
 	}
 	return h, nil
-}
-
-// counters lists the counters of a query in the order of their numbers on the wire. New
-// ones go to the end.
-func counters(s *model.Stats) []*atomic.Int64 {
-	return []*atomic.Int64{
-		&s.SegmentsConsidered, &s.SegmentsPrunedTime, &s.SegmentsPrunedLabels, &s.BlocksConsidered, &s.BlocksPrunedTime,
-		&s.BlocksPrunedLabels, &s.BlocksPrunedNeedle, &s.BytesFetched, &s.FetchRequests, &s.CacheHits, &s.CacheMisses,
-		&s.DecompressedStream, &s.DecompressedTimestamp, &s.DecompressedLength, &s.DecompressedLine, &s.DecompressedMetadata,
-		&s.DecompressedHash, &s.LineBlocks, &s.RowsScanned, &s.BytesScanned, &s.RowsMatched, &s.RowsDuplicate, &s.MemtableRows,
-	}
-}
-
-// AppendStats packs the counters that are not zero.
-func AppendStats(b []byte, s *model.Stats) []byte {
-	for i, c := range counters(s) {
-		if v := c.Load(); v > 0 {
-			b = binary.AppendUvarint(b, uint64(i))
-			b = binary.AppendUvarint(b, uint64(v))
-		}
-	}
-	return b
-}
-
-// drainStats packs what has been counted since the last call, and starts again at zero.
-func drainStats(b []byte, s *model.Stats) []byte {
-	for i, c := range counters(s) {
-		if v := c.Swap(0); v > 0 {
-			b = binary.AppendUvarint(b, uint64(i))
-			b = binary.AppendUvarint(b, uint64(v))
-		}
-	}
-	return b
-}
-
-// AddStats adds packed counters to s, which may be nil. Counters of a later version are
-// left out.
-func AddStats(s *model.Stats, packed []byte) error {
-	if s == nil {
-		s = &model.Stats{}
-	}
-	list := counters(s)
-	d := rpc.Unpack(packed)
-	for d.Len() > 0 {
-		i, v := d.Uvarint(), d.Uvarint()
-		if d.Err() == nil && i < uint64(len(list)) && v <= math.MaxInt64 {
-			list[i].Add(int64(v))
-		}
-	}
-	return d.Err()
 }

@@ -52,6 +52,10 @@ func (c *Client) Series(ctx context.Context, tenant model.Tenant, req *model.Req
 		return nil, failure(ctx, c.addr, err)
 	}
 	var out []model.Series
+	stats := req.Stats
+	if stats == nil {
+		stats = &model.Stats{}
+	}
 	for {
 		var msg rpc.RawMessage
 		switch err := stream.RecvMsg(&msg); {
@@ -60,7 +64,7 @@ func (c *Client) Series(ctx context.Context, tenant model.Tenant, req *model.Req
 		case err != nil:
 			return nil, failure(ctx, c.addr, err)
 		}
-		if out, err = readSeries(msg, out, req.Stats); err != nil {
+		if out, err = readSeries(msg, out, stats); err != nil {
 			return nil, failure(ctx, c.addr, err)
 		}
 	}
@@ -102,7 +106,7 @@ func readSeries(msg []byte, out []model.Series, stats *model.Stats) ([]model.Ser
 				out = append(out, s)
 			}
 		case 7:
-			if err := AddStats(stats, f.Bytes()); err != nil {
+			if err := rpc.AddCounters(stats.Counters(), f.Bytes()); err != nil {
 				return nil, err
 			}
 		}
@@ -137,5 +141,5 @@ func serveSeries(h Reader, stream grpc.ServerStream) error {
 			return err
 		}
 	}
-	return out.write(true, func(b []byte) []byte { return rpc.AppendString(b, 7, drainStats(nil, &stats)) })
+	return out.write(true, func(b []byte) []byte { return rpc.AppendString(b, 7, rpc.AppendCounters(nil, stats.Counters(), true)) })
 }

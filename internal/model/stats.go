@@ -28,4 +28,26 @@ type Stats struct {
 	RowsMatched           atomic.Int64 // rows that passed the pipeline
 	RowsDuplicate         atomic.Int64 // rows dropped because another part holds them
 	MemtableRows          atomic.Int64
+	QueueNanoseconds      atomic.Int64 // time that queries and their slices waited for their turn
+	Slices                atomic.Int64 // parts of the query that were evaluated by themselves, here or elsewhere
+}
+
+// Counters lists the counters in the order of their numbers on the wire. New ones go to
+// the end.
+func (s *Stats) Counters() []*atomic.Int64 {
+	return []*atomic.Int64{
+		&s.SegmentsConsidered, &s.SegmentsPrunedTime, &s.SegmentsPrunedLabels, &s.BlocksConsidered, &s.BlocksPrunedTime,
+		&s.BlocksPrunedLabels, &s.BlocksPrunedNeedle, &s.BytesFetched, &s.FetchRequests, &s.CacheHits, &s.CacheMisses,
+		&s.DecompressedStream, &s.DecompressedTimestamp, &s.DecompressedLength, &s.DecompressedLine, &s.DecompressedMetadata,
+		&s.DecompressedHash, &s.LineBlocks, &s.RowsScanned, &s.BytesScanned, &s.RowsMatched, &s.RowsDuplicate, &s.MemtableRows,
+		&s.QueueNanoseconds, &s.Slices,
+	}
+}
+
+// Add adds the counters of other.
+func (s *Stats) Add(other *Stats) {
+	list := s.Counters()
+	for i, c := range other.Counters() {
+		list[i].Add(c.Load())
+	}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/protobuf/encoding/protowire"
@@ -281,4 +282,32 @@ func AppendLabels(b []byte, ls labels.Labels) []byte {
 	b = binary.AppendUvarint(b, uint64(ls.Len()))
 	ls.Range(func(l labels.Label) { b = AppendText(AppendText(b, l.Name), l.Value) })
 	return b
+}
+
+// AppendCounters packs the counters that are not zero: number and value of each. With
+// drain they start again at zero.
+func AppendCounters(b []byte, counters []*atomic.Int64, drain bool) []byte {
+	for i, c := range counters {
+		v := c.Load()
+		if drain {
+			v = c.Swap(0)
+		}
+		if v > 0 {
+			b = binary.AppendUvarint(b, uint64(i))
+			b = binary.AppendUvarint(b, uint64(v))
+		}
+	}
+	return b
+}
+
+// AddCounters adds packed counters. Those of a later version are left out.
+func AddCounters(counters []*atomic.Int64, packed []byte) error {
+	d := Unpack(packed)
+	for d.Len() > 0 {
+		i, v := d.Uvarint(), d.Uvarint()
+		if d.Err() == nil && i < uint64(len(counters)) && v <= math.MaxInt64 {
+			counters[i].Add(int64(v))
+		}
+	}
+	return d.Err()
 }

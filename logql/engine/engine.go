@@ -129,24 +129,29 @@ func (e *Engine) Query(ctx context.Context, src scan.Selector, lim Limits, p Par
 
 // Evaluate is Query for a text that has been parsed already; p.Query is not looked at.
 func (e *Engine) Evaluate(ctx context.Context, src scan.Selector, lim Limits, p Params, expr syntax.Expr) (*Result, error) {
-	if err := validate(expr, lim, p); err != nil {
+	if err := Check(expr, lim, p); err != nil {
 		return nil, err
 	}
+	return Within(ctx, lim, func(ctx context.Context) (*Result, error) {
+		switch x := expr.(type) {
+		case *syntax.LogExpr:
+			return e.logs(ctx, src, x, p)
+		case syntax.MetricExpr:
+			return e.metric(ctx, src, lim, p, x)
+		}
+		return nil, fmt.Errorf("evaluate: unexpected expression %T", expr)
+	})
+}
+
+// Within runs an evaluation, or parts of one, within the limits' timeout, and words its
+// end as Query does.
+func Within(ctx context.Context, lim Limits, evaluate func(context.Context) (*Result, error)) (*Result, error) {
 	if lim.Timeout > 0 {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, lim.Timeout)
 		defer cancel()
 	}
-	var out *Result
-	var err error
-	switch x := expr.(type) {
-	case *syntax.LogExpr:
-		out, err = e.logs(ctx, src, x, p)
-	case syntax.MetricExpr:
-		out, err = e.metric(ctx, src, lim, p, x)
-	default:
-		err = fmt.Errorf("evaluate: unexpected expression %T", expr)
-	}
+	out, err := evaluate(ctx)
 	switch {
 	case err == nil:
 		return out, nil
@@ -163,8 +168,8 @@ func TooLong(length, most time.Duration) error {
 	return fault.New(fault.Invalid, "the query time range exceeds the limit (query length: %s, limit: %s)", length, model.Duration(most))
 }
 
-// validate checks what can be refused without looking at data.
-func validate(expr syntax.Expr, lim Limits, p Params) error {
+// Check refuses what can be refused without looking at data.
+func Check(expr syntax.Expr, lim Limits, p Params) error {
 	_, isLog := expr.(*syntax.LogExpr)
 	if isLog && p.Instant {
 		return fault.New(fault.Invalid, instantLogQuery)

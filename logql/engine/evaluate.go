@@ -261,7 +261,7 @@ func (ev *evaluation) result(series []scan.Series, x syntax.MetricExpr) ([]Serie
 			return nil, scan.SeriesLimitError(limit)
 		}
 		series = series[:limit]
-		ev.warn(fmt.Sprintf("maximum number of series (%d) reached for a single query; returning partial results", limit))
+		ev.warn(PartialSeriesWarning(limit))
 	}
 	out := make([]Series, len(series))
 	for i, s := range series {
@@ -273,6 +273,11 @@ func (ev *evaluation) result(series []scan.Series, x syntax.MetricExpr) ([]Serie
 		}
 	}
 	return out, nil
+}
+
+// PartialSeriesWarning stands beside the first series of too many.
+func PartialSeriesWarning(limit int) string {
+	return fmt.Sprintf("maximum number of series (%d) reached for a single query; returning partial results", limit)
 }
 
 // constant reports whether the expression is a bare number or vector(n).

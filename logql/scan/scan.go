@@ -81,6 +81,11 @@ func SeriesLimitError(limit int) error {
 	return fault.New(fault.Invalid, "maximum number of series (%d) reached for a single query; consider reducing query cardinality by adding more specific stream selectors, reducing the time range, or aggregating results with functions like sum(), count() or topk()", limit)
 }
 
+// MemoryError is the refusal of a query that needs more memory than limit bytes.
+func MemoryError(limit int64) error {
+	return fault.New(fault.Invalid, "the query needs more memory than its budget (%d MiB); reduce the time range, use a larger step, or group by fewer labels", limit>>20)
+}
+
 func (o *Options) workers(blocks int) int {
 	n := o.Workers
 	if n <= 0 {
@@ -112,7 +117,7 @@ func newBudget(limit int64) *budget {
 // charge adds to what is in use and fails when it is too much.
 func (b *budget) charge(n int64) error {
 	if used := b.used.Add(n); used > b.limit {
-		return fault.New(fault.Invalid, "the query needs more memory than its budget (%d MiB); reduce the time range, use a larger step, or group by fewer labels", b.limit>>20)
+		return MemoryError(b.limit)
 	}
 	return nil
 }

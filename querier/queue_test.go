@@ -1,0 +1,122 @@
+package querier
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/skaldlog/skald/internal/fault"
+)
+
+// TestQueueIsFair has one tenant with far too many tasks and one with a task now and then,
+// in a world where only the queue takes time.
+func TestQueueIsFair(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(4, 1000, true)
+		work := func(tenant string, length time.Duration) time.Duration {
+			began := time.Now()
+			leave, err := q.enter(t.Context(), tenant)
+			if err != nil {
+				t.Error(err)
+				return 0
+			}
+			waited := time.Since(began)
+			time.Sleep(length)
+			leave()
+			return waited
+		}
+		var wg sync.WaitGroup
+		for range 500 {
+			wg.Go(func() { work("greedy", time.Second) })
+		}
+		for range 60 {
+			time.Sleep(1500 * time.Millisecond)
+			if waited := work("modest", 100*time.Millisecond); waited > 0 {
+				t.Fatalf("the modest tenant waited %s", waited)
+			}
+		}
+		waiting, held := q.sizes()
+		if waiting == 0 || held != 2 {
+			t.Errorf("%d wait and %d run; one active tenant gets half of 4", waiting, held)
+		}
+		wg.Wait()
+	})
+}
+
+// TestTurnsGoToWhoUsedLeast has no reserve: whoever used least is first in line.
+func TestTurnsGoToWhoUsedLeast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(2, 1000, false)
+		greedy := 0
+		loop := func(tenant string, n int) {
+			for range n {
+				leave, err := q.enter(t.Context(), tenant)
+				if err != nil {
+					return
+				}
+				time.Sleep(10 * time.Millisecond)
+				if tenant == "greedy" {
+					greedy++
+				}
+				leave()
+			}
+		}
+		var wg sync.WaitGroup
+		for range 20 {
+			wg.Go(func() { loop("greedy", 100) })
+		}
+		time.Sleep(5 * time.Second)
+		began := time.Now()
+		loop("modest", 50)
+		if took := time.Since(began); took > 50*22*time.Millisecond {
+			t.Errorf("50 turns of 10 ms took the modest tenant %s", took)
+		}
+		if greedy < 900 {
+			t.Errorf("the greedy tenant was starved: %d turns", greedy)
+		}
+		wg.Wait()
+	})
+}
+
+func TestQueueIsBounded(t *testing.T) {
+	q := newQueue(1, 3, false)
+	leave, err := q.enter(t.Context(), "a")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	errs := make(chan error)
+	for range 3 {
+		go func() { _, err := q.enter(ctx, "a"); errs <- err }()
+	}
+	for n := 0; n < 3; n, _ = q.sizes() {
+		time.Sleep(time.Millisecond)
+	}
+	if _, err := q.enter(t.Context(), "a"); fault.Of(err) != fault.RateLimited || err.Error() != "too many outstanding requests" {
+		t.Errorf("the fifth: %v", err)
+	}
+	cancel()
+	for range 3 {
+		if err := <-errs; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+	}
+	leave()
+	if waiting, held := q.sizes(); waiting != 0 || held != 0 {
+		t.Errorf("%d wait, %d hold", waiting, held)
+	}
+	for i := range 3000 { // many tenants are forgotten again
+		leave, err := q.enter(t.Context(), fmt.Sprint(i))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leave()
+	}
+	if n := len(q.mu.tenants); n > 1001 {
+		t.Errorf("%d tenants are remembered", n)
+	}
+}
