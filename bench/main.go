@@ -9,6 +9,7 @@
 //	go run ./bench query  -skald bin/skald -dir /tmp/b             # queries over a directory that was loaded
 //	go run ./bench query  -addr http://127.0.0.1:3100 -pid 1234    # the same of a running server
 //	go run ./bench ring   -skald bin/skald -bytes 300MB            # one process with one copy against three with three
+//	go run ./bench scale                                           # what 1 TB, 100 TB and 1 PB a day need, computed
 //	go run ./bench size   -bytes 1GB                               # what zstd makes of the corpus
 //
 // Figures of one machine mean little on another; RESULTS.md keeps ratios, and beside each
@@ -59,18 +60,18 @@ func (s *stringList) String() string     { return fmt.Sprint(*s) }
 func (s *stringList) Set(v string) error { *s = append(*s, v); return nil }
 
 var commands = map[string]func(context.Context, options) error{
-	"all": all, "ingest": ingest, "query": query, "size": size, "ring": ring,
+	"all": all, "ingest": ingest, "query": query, "size": size, "ring": ring, "scale": printScale,
 }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench all|ingest|query|ring|size [flags]; bench query -help lists them")
+		return errors.New("usage: bench all|ingest|query|ring|scale|size [flags]; bench query -help lists them")
 	}
 	o, err := parse(args[0], args[1:])
 	if err != nil {
 		return err
 	}
-	if args[0] != "size" && (o.skald == "") == (o.addr == "") {
+	if args[0] != "size" && args[0] != "scale" && (o.skald == "") == (o.addr == "") {
 		return errors.New("give either -skald or -addr")
 	}
 	return commands[args[0]](ctx, o)
