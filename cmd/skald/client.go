@@ -25,6 +25,7 @@ func clientCommands() []command {
 		{"volume", "SELECTOR", "print how many bytes streams have", runVolume},
 		{"volume_range", "SELECTOR", "print how many bytes streams have over time", runVolumeRange},
 		{"detected-fields", "LOGQL [FIELD]", "list the fields in log lines, or a field's values", runDetectedFields},
+		{"patterns", "LOGQL", "list the templates that log lines were printed from", runPatterns},
 		{"delete create", "LOGQL", "ask for the deletion of log lines", runDeleteCreate},
 		{"delete list", "", "list the deletions asked for", runDeleteList},
 		{"delete cancel", "", "withdraw a deletion", runDeleteCancel},

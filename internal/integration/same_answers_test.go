@@ -84,6 +84,8 @@ func (c *corpus) questions() []question {
 	add("/loki/api/v1/index/stats", `query={app=~".+"}`)
 	add("/loki/api/v1/index/volume", `query={app=~".+"}`)
 	add("/loki/api/v1/index/volume_range", `query={env="dev"}`, "step=600")
+	add("/loki/api/v1/patterns", `query={env="dev"}`, "step=600")
+	add("/loki/api/v1/patterns", `query={app=~".+"} | detected_level="error"`, "step=60")
 	return qs
 }
 
