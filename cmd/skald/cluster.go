@@ -157,12 +157,27 @@ func (r wholeRing) Ingesters(model.Tenant) []querier.Replica {
 	return replicas
 }
 
-// followRing closes connections to ingesters that have left.
+// queriers tells a querier who may help with a query.
+type queriers struct{ *node }
+
+// Queriers ranks the healthy queriers for a piece of work.
+func (q queriers) Queriers(key string) []querier.Peer {
+	self := q.members.Self().ID
+	ranked := q.ring.View().Rank(ring.Querier, key, nil)
+	peers := make([]querier.Peer, len(ranked))
+	for i, in := range ranked {
+		peers[i] = querier.Peer{ID: in.ID, Addr: in.Addr, Self: in.ID == self}
+	}
+	return peers
+}
+
+// followRing closes connections to ingesters and queriers that have left.
 func (n *node) followRing(ctx context.Context) error {
 	for {
 		changed := n.ring.Changed()
 		wanted := map[string]bool{}
-		for _, in := range n.ring.View().Instances(ring.Ingester) {
+		view := n.ring.View()
+		for _, in := range append(view.Instances(ring.Ingester), view.Instances(ring.Querier)...) {
 			wanted[in.Addr] = true
 		}
 		n.pool.Keep(func(addr string) bool { return wanted[addr] })

@@ -188,6 +188,10 @@ func (n *node) openQuerier(store object.Store, cat *catalog.Catalog, deletes *co
 	}
 	n.querier = querier.New(n.cfg.querier, []querier.Source{recent, reader}, recent, n.overrides, n.registry, n.logger)
 	n.querier.UseDeletes(deletes)
+	if n.members != nil && n.grpc != nil {
+		n.querier.UsePeers(queriers{n}, n.pool.Conn)
+		n.querier.RegisterGRPC(n.grpc)
+	}
 	return nil
 }
 
