@@ -28,6 +28,7 @@ type queryStats struct {
 		BlocksPrunedNeedle int64 `json:"blocksPrunedNeedle"`
 		LineBlocks         int64 `json:"lineBlocks"`
 		BytesFetched       int64 `json:"bytesFetched"`
+		FetchRequests      int64 `json:"fetchRequests"`
 		RowsScanned        int64 `json:"rowsScanned"`
 		RowsMatched        int64 `json:"rowsMatched"`
 		MemtableRows       int64 `json:"memtableRows"`

@@ -97,7 +97,9 @@ func measureFlush(ctx context.Context, o options, p *process, loaded loadResult)
 	fmt.Printf("flush                      %8.2f s\n", took.Seconds())
 	fmt.Printf("server CPU incl. flush     %8.2f s, %.1f s per GB raw\n", use.cpu.Seconds(), use.cpu.Seconds()/raw*1e9)
 	fmt.Printf("written to disk            %8.2f bytes per raw byte\n", float64(use.written)/raw)
-	fmt.Printf("object store               %8.1f MB in %d objects, raw / stored = %.2f\n", float64(objects)/1e6, files, raw/float64(objects))
+	if files > 0 { // else they are elsewhere
+		fmt.Printf("object store               %8.1f MB in %d objects, raw / stored = %.2f\n", float64(objects)/1e6, files, raw/float64(objects))
+	}
 	fmt.Printf("peak RSS                   %8.1f MB\n", float64(use.peakRSS)/1e6)
 	return profiled()
 }

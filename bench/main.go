@@ -11,6 +11,7 @@
 //	go run ./bench ring   -skald bin/skald -bytes 300MB            # one process with one copy against three with three
 //	go run ./bench scale                                           # what 1 TB, 100 TB and 1 PB a day need, computed
 //	go run ./bench size   -bytes 1GB                               # what zstd makes of the corpus
+//	go run ./bench cold   -skald bin/skald -s3 versitygw -bytes 200MB  # needles in an S3 server, and in ten times the data
 //
 // Figures of one machine mean little on another; RESULTS.md keeps ratios, and beside each
 // the command that gives it. README.md says what each number means.
@@ -52,6 +53,8 @@ type options struct {
 	runs               int
 	only               string
 	profiles           string
+	s3                 string
+	times              int
 }
 
 type stringList []string
@@ -60,12 +63,12 @@ func (s *stringList) String() string     { return fmt.Sprint(*s) }
 func (s *stringList) Set(v string) error { *s = append(*s, v); return nil }
 
 var commands = map[string]func(context.Context, options) error{
-	"all": all, "ingest": ingest, "query": query, "size": size, "ring": ring, "scale": printScale,
+	"all": all, "ingest": ingest, "query": query, "size": size, "ring": ring, "scale": printScale, "cold": cold,
 }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench all|ingest|query|ring|scale|size [flags]; bench query -help lists them")
+		return errors.New("usage: bench all|cold|ingest|query|ring|scale|size [flags]; bench query -help lists them")
 	}
 	o, err := parse(args[0], args[1:])
 	if err != nil {
@@ -98,6 +101,8 @@ func parse(command string, args []string) (options, error) {
 	fs.IntVar(&o.runs, "runs", 7, "warm runs of each query")
 	fs.StringVar(&o.only, "only", "", "comma-separated `names` of the queries to run")
 	fs.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the server: of the load, and of each query repeated for some seconds")
+	fs.StringVar(&o.s3, "s3", "", "cold: `program` versitygw, for a bucket that is used as object store")
+	fs.IntVar(&o.times, "times", 10, "cold: how many times larger the second corpus is")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}

@@ -77,11 +77,12 @@ func chosen(only string) ([]question, error) {
 	}
 	var out []question
 	for _, name := range strings.Split(only, ",") {
-		i := slices.IndexFunc(questions, func(q question) bool { return q.name == name })
+		known := slices.Concat(questions, extra)
+		i := slices.IndexFunc(known, func(q question) bool { return q.name == name })
 		if i < 0 {
 			return nil, fmt.Errorf("-only=%s: no such query", name)
 		}
-		out = append(out, questions[i])
+		out = append(out, known[i])
 	}
 	return out, nil
 }

@@ -13,15 +13,18 @@ import (
 func report(w io.Writer, t target, results []measured) {
 	out := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
 	out("\n| query | what | cold ms | warm ms | best ms | CPU ms | Loki | VictoriaLogs | / Loki | / VictoriaLogs | answer |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---|\n")
-	var loki, vlogs, lokiCPU, vlogsCPU float64
+	var loki, vlogs, lokiCPU, vlogsCPU, compared float64
 	for i := range results {
 		m := &results[i]
 		warm := ms(m.median())
-		loki += math.Log(warm / m.question.loki)
-		vlogs += math.Log(warm / m.question.vlogs)
-		quiet := ms(m.cpu) / float64(runtime.NumCPU())
-		lokiCPU += math.Log(quiet / m.question.loki)
-		vlogsCPU += math.Log(quiet / m.question.vlogs)
+		if m.question.loki > 0 {
+			compared++
+			loki += math.Log(warm / m.question.loki)
+			vlogs += math.Log(warm / m.question.vlogs)
+			quiet := ms(m.cpu) / float64(runtime.NumCPU())
+			lokiCPU += math.Log(quiet / m.question.loki)
+			vlogsCPU += math.Log(quiet / m.question.vlogs)
+		}
 		answer := "right"
 		if m.wrong != nil {
 			answer = "**WRONG**"
@@ -29,7 +32,7 @@ func report(w io.Writer, t target, results []measured) {
 		out("| %s | %s | %s | %s | %s | %s | %v | %v | %.3g | %.2f | %s |\n", m.question.name, strings.ReplaceAll(m.question.what, "|", `\|`), short(ms(m.cold)), short(warm), short(ms(m.warm[0])),
 			short(ms(m.cpu)), m.question.loki, m.question.vlogs, warm/m.question.loki, warm/m.question.vlogs, answer)
 	}
-	n := float64(len(results))
+	n := max(1, compared)
 	out("| **geometric mean** | | | | | | | | **%.3g** | **%.2f** | |\n", math.Exp(loki/n), math.Exp(vlogs/n))
 	if t.pid != 0 {
 		out("| geometric mean of CPU ms / cores | | | | | | | | %.3g | %.2f | |\n", math.Exp(lokiCPU/n), math.Exp(vlogsCPU/n))

@@ -2,7 +2,9 @@ package pipeline
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
+	"math/bits"
 	"unicode/utf8"
 )
 
@@ -55,6 +57,19 @@ func skipSpace(b []byte, i int) int {
 // at i, and whether the content has backslashes; -1 when there is no such quote.
 func stringEnd(b []byte, i int) (end int, escaped bool) {
 	start := i
+	for ; i+8 <= len(b); i += 8 {
+		w := binary.LittleEndian.Uint64(b[i:])
+		quote, slash := w^lowBits*'"', w^lowBits*'\\'
+		// The lowest bit set is that of the first quote or backslash.
+		found := ((quote-lowBits)&^quote | (slash-lowBits)&^slash) & highBits
+		if found == 0 {
+			continue
+		}
+		if i += bits.TrailingZeros64(found) >> 3; b[i] == '"' {
+			return i, false
+		}
+		break
+	}
 	for i < len(b) {
 		// Most strings are short: a plain loop beats the vectorised search for them.
 		stop := min(i+16, len(b))

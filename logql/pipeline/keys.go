@@ -18,6 +18,7 @@ type keyNode struct {
 	dup    *symbol // what sym becomes when its name is taken; made on demand
 	enter  bool    // for objects: a wanted label may be inside
 	nested bool
+	plain  bool // JSON has raw as it is between quotes
 }
 
 // maxKeys bounds the children of a node; keys beyond are looked at afresh each time.
@@ -37,11 +38,7 @@ func (sh *shape) root(parser int) *keyNode {
 // child returns the node for a key inside n. Prev is the child seen before it in the same
 // object, nil at its beginning: keys mostly come in the order of the line before.
 func (n *keyNode) child(sh *shape, key []byte, prev *keyNode) *keyNode {
-	guess := n.first
-	if prev != nil {
-		guess = prev.next
-	}
-	if guess != nil && guess.raw == string(key) {
+	if guess := n.guess(prev); guess != nil && guess.raw == string(key) {
 		return guess
 	}
 	c, ok := n.children[string(key)]
@@ -56,8 +53,29 @@ func (n *keyNode) child(sh *shape, key []byte, prev *keyNode) *keyNode {
 	return c
 }
 
+// guess returns the child that followed prev in the latest object, nil when there is none.
+func (n *keyNode) guess(prev *keyNode) *keyNode {
+	if prev != nil {
+		return prev.next
+	}
+	return n.first
+}
+
+// quotedAt returns where a JSON object goes on behind the key, its quotes and a colon at
+// b[i:]; −1 when something else stands there, or the same in another spelling.
+func (n *keyNode) quotedAt(b []byte, i int) int {
+	if n == nil || !n.plain {
+		return -1
+	}
+	end := i + 1 + len(n.raw)
+	if end+1 >= len(b) || b[i] != '"' || b[end] != '"' || b[end+1] != ':' || string(b[i+1:end]) != n.raw {
+		return -1
+	}
+	return end + 2
+}
+
 func (n *keyNode) newChild(sh *shape, key []byte) *keyNode {
-	c := &keyNode{raw: string(key), nested: n.parts != nil}
+	c := &keyNode{raw: string(key), nested: n.parts != nil, plain: !bytes.ContainsAny(key, "\"\\")}
 	c.parts = append(append(c.parts, n.parts...), []byte(c.raw))
 	if name := joinKey(c.parts); name != "" {
 		c.sym = sh.symbol(name)

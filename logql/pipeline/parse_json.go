@@ -51,11 +51,16 @@ func (p *jsonParser) object(r *row, b []byte, node *keyNode, depth int) error {
 	}
 	var prev *keyNode
 	for {
-		key, next, err := p.memberKey(b, i)
-		if key == nil {
-			return err
+		// Keys mostly come in the order of the line before.
+		k := node.guess(prev)
+		next := k.quotedAt(b, i)
+		if next < 0 {
+			key, after, err := p.memberKey(b, i)
+			if key == nil {
+				return err
+			}
+			k, next = node.child(r.sh, key, prev), after
 		}
-		k := node.child(r.sh, key, prev)
 		prev = k
 		value, typ, escaped, next, err := jsonValue(b, next)
 		if err != nil {

@@ -52,7 +52,17 @@ func (c *quantiles) push(cell *[]weighted, w weighted) {
 
 // compact sorts values, NaN first, and joins equal ones in place.
 func compact(ws []weighted) []weighted {
-	slices.SortFunc(ws, func(a, b weighted) int { return cmp.Compare(a.value, b.value) })
+	slices.SortFunc(ws, func(a, b weighted) int {
+		switch { // the usual cases first: cmp.Compare asks for NaN before all
+		case a.value < b.value:
+			return -1
+		case a.value > b.value:
+			return 1
+		case a.value == b.value:
+			return 0
+		}
+		return cmp.Compare(a.value, b.value)
+	})
 	out := ws[:0]
 	for _, w := range ws {
 		if n := len(out); n > 0 && (out[n-1].value == w.value || out[n-1].value != out[n-1].value && w.value != w.value) {
