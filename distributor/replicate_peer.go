@@ -125,6 +125,13 @@ func (p *peer) done(bytes int64, err error, now time.Time) {
 	p.mu.openTill = now.Add(p.mu.wait/2 + rand.N(p.mu.wait/2))
 }
 
+// forgive closes the breaker.
+func (p *peer) forgive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.failures, p.mu.openTill, p.mu.wait, p.mu.trying = 0, time.Time{}, 0, false
+}
+
 // The outcomes of sending something to an ingester.
 const (
 	outcomeStored  = "stored"

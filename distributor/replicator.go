@@ -194,6 +194,15 @@ func (r *Replicator) peer(in *ring.Instance) *peer {
 	return p
 }
 
+// Returned says that an instance is back: what was held against it is forgotten.
+func (r *Replicator) Returned(id string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if p := r.mu.peers[id]; p != nil {
+		p.forgive()
+	}
+}
+
 // forgetPeers drops those that are not in the view any more.
 func (r *Replicator) forgetPeers(view *ring.View) {
 	r.mu.Lock()

@@ -22,6 +22,9 @@ type Replica struct {
 	// Healthy says that it was heard from lately. An unhealthy one is asked too, but not
 	// waited for when the others are enough.
 	Healthy bool
+	// Lossy says that it came back with an empty disk, and that the copies it has lost are
+	// not in the object store yet. It answers, but counts as missing.
+	Lossy bool
 }
 
 // Ring knows which ingesters may hold rows of a tenant.
@@ -114,6 +117,12 @@ func (g *Ingesters) tolerable(all, missing []Replica) bool {
 	allowed := g.rf - (g.rf/2 + 1)
 	if len(missing) == len(all) {
 		return false
+	}
+	missing = slices.Clone(missing)
+	for _, r := range all {
+		if r.Lossy && !slices.Contains(missing, r) {
+			missing = append(missing, r)
+		}
 	}
 	zones := map[string]bool{}
 	zoned := true

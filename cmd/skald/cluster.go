@@ -60,7 +60,7 @@ type ringOf interface {
 }
 
 // openRing opens the gossip port, or makes the ring of a process that is alone.
-func (n *node) openRing(beforeChange func(before, after *ring.View)) error {
+func (n *node) openRing() error {
 	self := ring.Instance{ID: n.cfg.ring.InstanceID, Roles: n.cfg.roles, HTTP: n.http.Addr().String(), Zone: n.cfg.ring.Zone}
 	if n.grpc != nil {
 		self.Addr = n.grpc.Addr().String()
@@ -77,7 +77,7 @@ func (n *node) openRing(beforeChange func(before, after *ring.View)) error {
 		return errors.New("-grpc.listen: an instance of a ring is reached over gRPC, so its port must be free")
 	}
 	cfg := n.cfg.ring
-	cfg.BeforeChange = beforeChange
+	cfg.BeforeChange = n.ringChanges
 	if n.cfg.roles.Has(ring.Ingester) {
 		cfg.Dir = n.cfg.dataDir
 	}
@@ -152,7 +152,7 @@ func (r wholeRing) Ingesters(model.Tenant) []querier.Replica {
 	list := view.Instances(ring.Ingester)
 	replicas := make([]querier.Replica, len(list))
 	for i, in := range list {
-		replicas[i] = querier.Replica{ID: in.ID, Addr: in.Addr, Zone: in.Zone, Healthy: view.HealthyRead(in)}
+		replicas[i] = querier.Replica{ID: in.ID, Addr: in.Addr, Zone: in.Zone, Healthy: view.HealthyRead(in), Lossy: r.ring.View().Lossy(in)}
 	}
 	return replicas
 }
@@ -185,6 +185,26 @@ func (n *node) followRing(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-changed:
+		}
+	}
+}
+
+// ringChanges runs before a new view is acted upon.
+func (n *node) ringChanges(before, after *ring.View) {
+	if anyGone(before, after) {
+		n.catalog.InvalidateAll()
+	}
+	for _, in := range after.Instances(ring.Ingester) {
+		was := before.Get(in.ID)
+		if !after.HealthyRead(in) || was != nil && was.Process == in.Process && before.HealthyRead(was) {
+			continue
+		}
+		// It is there again: calls need not wait until somebody tries.
+		if n.pool != nil {
+			n.pool.Returned(in.Addr)
+		}
+		if n.replicator != nil {
+			n.replicator.Returned(in.ID)
 		}
 	}
 }

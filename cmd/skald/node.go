@@ -40,6 +40,7 @@ type node struct {
 	http        *server.Server
 	grpc        *server.GRPC
 	overrides   *limits.Overrides
+	catalog     *catalog.Catalog
 	credentials *auth.Credentials // nil without a file of them
 
 	ring       ringOf
@@ -77,12 +78,8 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 		return nil, fmt.Errorf("-data.dir: %w", err)
 	}
 	cat := catalog.New(store, cfg.catalog, n.registry, logger)
-	err = n.openRing(func(before, after *ring.View) {
-		if anyGone(before, after) {
-			cat.InvalidateAll()
-		}
-	})
-	if err != nil {
+	n.catalog = cat
+	if err := n.openRing(); err != nil {
 		return nil, err
 	}
 	if n.members != nil {
@@ -153,7 +150,7 @@ func (n *node) openIngester(store object.Store) (err error) {
 		return err
 	}
 	if n.members != nil {
-		remote.Register(n.grpc, n.ingester, n.cfg.remoteServer, n.registry)
+		remote.Register(n.grpc, lateIngester{n.ingester, n}, n.cfg.remoteServer, n.registry)
 	}
 	return n.leaving.open(n.cfg.dataDir, n.ingester)
 }

@@ -58,6 +58,7 @@ func (n *node) run(ctx context.Context) error {
 	replicator := begin(n.replicator != nil, func(ctx context.Context) error { return n.replicator.Run(ctx) })
 	compactor := begin(n.compactor != nil, func(ctx context.Context) error { return n.compactor.Run(ctx) })
 	upload := begin(n.ingester != nil, n.uploadWhenLeaving)
+	losses := begin(n.ingester != nil && n.members != nil, n.answerLosses)
 	follow := begin(n.pool != nil, n.followRing)
 	doors := begin(true, func(ctx context.Context) error { return n.http.Run(ctx) })
 	calls := begin(n.grpc != nil, func(ctx context.Context) error { return n.grpc.Run(ctx) })
@@ -73,7 +74,7 @@ func (n *node) run(ctx context.Context) error {
 	}
 	// 1. No new requests, and those in flight are finished; meanwhile an ingester uploads,
 	// and answers others until they know that they need not ask.
-	end(enter, compactor, upload)
+	end(enter, compactor, upload, losses)
 	var wg sync.WaitGroup
 	wg.Go(func() { end(doors) })
 	wg.Go(n.leave)

@@ -15,6 +15,7 @@ type identity struct {
 	Seed       uint64 `json:"seed"`
 	Tokens     int    `json:"tokens"`
 	Registered int64  `json:"registered"`
+	Lost       int64  `json:"lost,omitempty"`
 	// Left says that the last process of this instance left nothing behind on this disk.
 	Left bool `json:"left"`
 }

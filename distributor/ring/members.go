@@ -137,7 +137,7 @@ func (m *Members) identify(self Instance) error {
 		if before != nil {
 			self.Seed, self.TokenCount = before.Seed, before.Tokens
 			if !before.Left {
-				self.Registered, m.mu.hidden = before.Registered, false
+				self.Registered, self.Lost, m.mu.hidden = before.Registered, before.Lost, false
 			}
 		}
 	}
@@ -216,8 +216,7 @@ func (m *Members) SetState(s State) error {
 	if m.mu.self.TokenCount > 0 {
 		// Before anybody hears of it: a crash right after must not make a newcomer of an
 		// instance that has been given entries.
-		self := m.mu.self
-		if err := saveIdentity(m.cfg.Dir, identity{ID: self.ID, Seed: self.Seed, Tokens: self.TokenCount, Registered: self.Registered, Left: s == Left}); err != nil {
+		if err := m.save(s == Left); err != nil {
 			return err
 		}
 	}
@@ -227,6 +226,37 @@ func (m *Members) SetState(s State) error {
 	m.publish()
 	m.refresh()
 	return nil
+}
+
+// save keeps what the next process of this instance has to know. The caller holds mu.
+func (m *Members) save(left bool) error {
+	self := m.mu.self
+	return saveIdentity(m.cfg.Dir, identity{ID: self.ID, Seed: self.Seed, Tokens: self.TokenCount, Registered: self.Registered, Lost: self.Lost, Left: left})
+}
+
+// SetFlushed tells the others that everything this ingester held when it saw a loss, of the
+// given time, is in the object store.
+func (m *Members) SetFlushed(lost int64) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if lost > m.mu.self.Flushed {
+		m.mu.self.Flushed = lost
+		m.publish()
+		m.refresh()
+	}
+}
+
+// SetWhole takes back that copies were lost: they are in the object store now.
+func (m *Members) SetWhole() error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.self.Lost == 0 {
+		return nil
+	}
+	m.mu.self.Lost = 0
+	m.publish()
+	m.refresh()
+	return m.save(false)
 }
 
 // ForgetTokens makes the next process of this instance a newcomer: it will choose tokens anew.

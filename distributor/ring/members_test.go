@@ -193,6 +193,56 @@ func TestOneIDForTwoProcesses(t *testing.T) {
 	})
 }
 
+func TestLostDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		dir := t.TempDir()
+		kept := func(c *Config, _ *Instance) { c.Dir = dir }
+		a, b := n.start(t, "a", "10.0.0.1", seed), n.start(t, "b", "10.0.0.2", seed)
+		c := n.start(t, "c", "10.0.0.3", seed, kept)
+		expect(t, a, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
+		tokens := a.View().Get("c").Tokens
+		lossy := func(want bool) {
+			t.Helper()
+			for _, m := range []*member{a, b, c} {
+				if v := m.View(); v.Lossy(v.Get("c")) != want || v.Lossy(v.Get("a")) {
+					t.Errorf("%s: c is lossy: %v, want %v", m.Self().ID, !want, want)
+				}
+			}
+		}
+		// With its disk it only restarts.
+		c.crash(n)
+		c = n.start(t, "c", "10.0.0.3", seed, kept)
+		expect(t, a, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
+		lossy(false)
+		// Without, everybody hears of it, until all others have answered.
+		c.crash(n)
+		if err := forgetIdentity(dir); err != nil {
+			t.Fatal(err)
+		}
+		c = n.start(t, "c", "10.0.0.3", seed, kept)
+		expect(t, a, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
+		time.Sleep(2 * time.Second)
+		lossy(true)
+		if d := cmp.Diff(tokens, a.View().Get("c").Tokens); d != "" {
+			t.Errorf("c has other tokens: %s", d)
+		}
+		a.SetFlushed(a.View().LastLoss("a"))
+		time.Sleep(2 * time.Second)
+		lossy(true)
+		b.SetFlushed(b.View().LastLoss("b"))
+		time.Sleep(2 * time.Second)
+		lossy(false)
+		if err := c.SetWhole(); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(2 * time.Second)
+		if a.View().LastLoss("a") != 0 {
+			t.Error("the loss is remembered")
+		}
+	})
+}
+
 func TestClustersAndKeysStayApart(t *testing.T) {
 	dir := t.TempDir()
 	key := func(c byte) string { return base64.StdEncoding.EncodeToString([]byte(strings.Repeat(string(c), 32))) }

@@ -28,6 +28,8 @@ type shown struct {
 	Zone       string    `json:"zone"`
 	Ownership  float64   `json:"ownership"`
 	Tokens     []uint32  `json:"tokens"`
+	// Lossy says that it lost its disk, and that its copies are not all uploaded by others yet.
+	Lossy bool `json:"lossy"`
 
 	Age    string `json:"-"`
 	Silent bool   `json:"-"`
@@ -55,9 +57,12 @@ func Page(s Source, replicas int) http.Handler {
 			Shards []shown   `json:"shards"`
 			Now    time.Time `json:"now"`
 		}{[]shown{}, time.Now().UTC()}
-		owned := s.View().Ownership(replicas)
+		view := s.View()
+		owned := view.Ownership(replicas)
 		for _, in := range s.Snapshot() {
-			page.Shards = append(page.Shards, show(in, owned[in.ID], page.Now))
+			one := show(in, owned[in.ID], page.Now)
+			one.Lossy = view.Lossy(&in)
+			page.Shards = append(page.Shards, one)
 		}
 		if strings.Contains(r.Header.Get("Accept"), "application/json") {
 			w.Header().Set("Content-Type", "application/json; charset=utf-8")
@@ -91,7 +96,7 @@ var pageTemplate = template.Must(template.New("ring").Funcs(template.FuncMap{
 <style>body{font-family:sans-serif}table{border-collapse:collapse}td,th{border:1px solid #999;padding:.3em .6em;text-align:left}.UNHEALTHY{background:#fdd}.LEAVING,.JOINING{background:#ffd}.LEFT{color:#999}</style></head><body>
 <h1>Ring status</h1><p>Current time: {{.Now.Format "2006-01-02 15:04:05 UTC"}}</p>
 <table><thead><tr><th>Instance ID</th><th>State</th><th>Roles</th><th>Zone</th><th>gRPC</th><th>HTTP</th><th>Registered at</th><th>Last heartbeat</th><th>Tokens</th><th>Ownership</th><th></th></tr></thead>
-<tbody>{{range .Shards}}<tr class="{{.State}}"><td>{{.ID}}</td><td>{{.State}}</td><td>{{.Roles}}</td><td>{{.Zone}}</td><td>{{.Address}}</td><td>{{.HTTP}}</td><td>{{if not .Registered.IsZero}}{{.Registered.Format "2006-01-02 15:04:05 UTC"}}{{end}}</td><td>{{.Age}} ago</td><td>{{len .Tokens}}</td><td>{{printf "%.1f%%" (percent .Ownership)}}</td><td>{{if .Silent}}<form method="POST"><button name="forget" value="{{.ID}}">Forget</button></form>{{end}}</td></tr>
+<tbody>{{range .Shards}}<tr class="{{.State}}"><td>{{.ID}}</td><td>{{.State}}{{if .Lossy}}, copies lost{{end}}</td><td>{{.Roles}}</td><td>{{.Zone}}</td><td>{{.Address}}</td><td>{{.HTTP}}</td><td>{{if not .Registered.IsZero}}{{.Registered.Format "2006-01-02 15:04:05 UTC"}}{{end}}</td><td>{{.Age}} ago</td><td>{{len .Tokens}}</td><td>{{printf "%.1f%%" (percent .Ownership)}}</td><td>{{if .Silent}}<form method="POST"><button name="forget" value="{{.ID}}">Forget</button></form>{{end}}</td></tr>
 {{end}}</tbody></table>
 <p>Forget declares an instance gone for good: queries no longer wait for what only its disk may hold. One that lives comes back by itself.</p>
 </body></html>

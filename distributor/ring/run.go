@@ -119,6 +119,14 @@ func (m *Members) claim(ctx context.Context) error {
 	if other, taken = m.mu.state[self.ID]; taken {
 		self.Started = max(self.Started, other.Started+1)
 	}
+	if self.Roles.Has(Ingester) && self.TokenCount == 0 && taken && other.State != Left && other.TokenCount > 0 {
+		// The others know this instance with tokens, so it was given entries; its disk knows
+		// nothing. It takes its place again, and says what has happened.
+		self.Seed, self.TokenCount, self.Registered = other.Seed, other.TokenCount, other.Registered
+		self.Lost = max(time.Now().UnixNano(), other.Lost+1)
+		m.logger.Error("this instance's disk is empty, but the ring knows it as one that held entries; the other ingesters will put their copies into the object store",
+			"instance", self.ID)
+	}
 	if self.Roles.Has(Ingester) && self.TokenCount == 0 {
 		self.TokenCount = m.cfg.Tokens
 		self.Seed = ChooseSeed(self.ID, self.Zone, m.cfg.Tokens, m.known())

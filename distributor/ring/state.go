@@ -50,6 +50,7 @@ func (s state) merge(in Instance) bool {
 //	  string id = 1;        uint32 roles = 2;      string addr = 3;       string http = 4;
 //	  string zone = 5;      uint32 state = 6;      fixed64 seed = 7;      uint32 tokens = 8;
 //	  fixed64 started = 9;  fixed64 process = 10;  fixed64 heartbeat = 11; fixed64 registered = 12;
+//	  fixed64 lost = 13;    fixed64 flushed = 14;
 //	}
 //
 // An instance is about 120 bytes; a packet must hold one.
@@ -95,6 +96,8 @@ func appendInstance(b []byte, in *Instance) []byte {
 	fixed(10, in.Process)
 	fixed(11, uint64(in.Heartbeat))
 	fixed(12, uint64(in.Registered))
+	fixed(13, uint64(in.Lost))
+	fixed(14, uint64(in.Flushed))
 	return b
 }
 
@@ -154,6 +157,10 @@ func parseInstance(b []byte) (Instance, error) {
 			in.Heartbeat = int64(v)
 		case n == 12 && t == protowire.Fixed64Type:
 			in.Registered = int64(v)
+		case n == 13 && t == protowire.Fixed64Type:
+			in.Lost = int64(v)
+		case n == 14 && t == protowire.Fixed64Type:
+			in.Flushed = int64(v)
 		}
 		return nil
 	})

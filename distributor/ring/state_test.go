@@ -67,7 +67,7 @@ func TestLawsOfMerging(t *testing.T) {
 
 func TestWireRoundTrip(t *testing.T) {
 	want := []Instance{
-		{ID: "ingester-0", Roles: All, Addr: "10.0.0.1:9095", HTTP: "10.0.0.1:3100", Zone: "a", State: Leaving, Seed: 1 << 63, TokenCount: 256, Started: 5, Process: 7, Heartbeat: -1, Registered: 9},
+		{ID: "ingester-0", Roles: All, Addr: "10.0.0.1:9095", HTTP: "10.0.0.1:3100", Zone: "a", State: Leaving, Seed: 1 << 63, TokenCount: 256, Started: 5, Process: 7, Heartbeat: -1, Registered: 9, Lost: 3, Flushed: 4},
 		{ID: "x"},
 	}
 	b := appendState(nil, want)

@@ -106,6 +106,10 @@ type Instance struct {
 	Heartbeat int64
 	// Registered is when an instance of this ID first joined, in nanoseconds since 1970.
 	Registered int64
+	// Lost is when it last came back with an empty disk although it had been given entries,
+	// in nanoseconds since 1970; 0 is never. Flushed is the greatest Lost of any instance
+	// that it has answered by putting all it had into the object store.
+	Lost, Flushed int64
 
 	// Seen is when this process last heard a new heartbeat, and Stale whether that is too
 	// long ago. Both are the observer's own view and are never sent.

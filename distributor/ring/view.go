@@ -132,6 +132,31 @@ func (v *View) HealthyRead(i *Instance) bool {
 	return !i.Stale && (i.State == Active || i.State == Leaving)
 }
 
+// Lossy reports whether an ingester has lost copies that are nowhere safe yet: it came back
+// with an empty disk, and not every other ingester has put what it holds into the object
+// store since.
+func (v *View) Lossy(i *Instance) bool {
+	if i.Lost == 0 {
+		return false
+	}
+	for _, o := range v.instances {
+		if o.ID != i.ID && o.Roles.Has(Ingester) && o.Flushed < i.Lost {
+			return true
+		}
+	}
+	return false
+}
+
+// LastLoss is the latest Lost of all ingesters but one; 0 is none.
+func (v *View) LastLoss(but string) (at int64) {
+	for _, in := range v.instances {
+		if in.ID != but && in.Roles.Has(Ingester) {
+			at = max(at, in.Lost)
+		}
+	}
+	return at
+}
+
 // Count returns the number of healthy instances of a role.
 func (v *View) Count(role Role) int {
 	n := 0

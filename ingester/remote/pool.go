@@ -126,6 +126,16 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}))
 }
 
+// Returned says that an address can be reached again: the next call tries at once instead of
+// waiting for its turn.
+func (p *Pool) Returned(addr string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.mu.clients[addr]; c != nil {
+		c.conn.ResetConnectBackoff()
+	}
+}
+
 // Keep closes the connections to addresses that are not wanted any more: those of
 // ingesters that left the ring. Calls under way on them fail.
 func (p *Pool) Keep(wanted func(addr string) bool) {

@@ -8,6 +8,7 @@
 //
 //	SKALD_FULL=1   a million lines instead of a hundred thousand
 //	SKALD_SEED=N   repeat the random choices of a run that printed the seed N
+//	SKALD_PROGRAM=FILE  the binary to test, instead of building it
 //	SKALD_KEEP=1   keep the processes' directories and logs after the tests
 //
 // With the race detector on, the binary is built with it too, and a race that it reports

@@ -170,7 +170,7 @@ func (l *load) check(door *member) {
 	l.mu.checks++
 	switch {
 	case err != nil:
-		l.mu.refused[door.id+": "+shortened(err.Error(), 400)]++
+		l.mu.refused[door.id+": "+shortened(err.Error(), 200)]++
 	case int64(got) < atLeast || int64(got) > atMost:
 		l.mu.wrong = append(l.mu.wrong, fmt.Sprintf("after %.1fs %s counts %d lines, want %d to %d", at.Sub(l.started).Seconds(), door.id, got, atLeast, atMost))
 	}
@@ -227,7 +227,7 @@ func (l *load) phase(from, to time.Time, down ...*member) phase {
 			continue
 		}
 		p.failed++
-		p.reasons[fmt.Sprintf("%s: %d %s", a.door.id, a.code, shortened(a.text, 300))]++
+		p.reasons[fmt.Sprintf("%s: %d %s", a.door.id, a.code, shortened(a.text, 60))]++
 		if first.IsZero() {
 			first = a.at
 		}

@@ -95,7 +95,10 @@ func (m *member) states() (map[string]string, error) {
 		return nil, fmt.Errorf("/ring of %s: %d %s %w", m.id, status, answer, err)
 	}
 	var page struct {
-		Shards []struct{ ID, State string }
+		Shards []struct {
+			ID, State string
+			Lossy     bool
+		}
 	}
 	if err := json.Unmarshal(answer, &page); err != nil {
 		return nil, err
@@ -104,6 +107,9 @@ func (m *member) states() (map[string]string, error) {
 	for _, s := range page.Shards {
 		if s.State != "LEFT" {
 			states[s.ID] = s.State
+		}
+		if s.Lossy {
+			states[s.ID] += ", copies lost"
 		}
 	}
 	return states, nil
