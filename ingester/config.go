@@ -5,6 +5,8 @@ import (
 	"flag"
 	"fmt"
 	"time"
+
+	"github.com/skaldlog/skald/internal/model"
 )
 
 // Config says where the ingester keeps its files, how much memory it takes, and when
@@ -29,6 +31,10 @@ type Config struct {
 	UploadWorkers   int
 	KeepAfterUpload time.Duration
 	RowHash         bool
+
+	// Share returns which part of a tenant's streams this ingester holds, by which its limit
+	// for the cluster counts here; nil means all of them.
+	Share func(tenant model.Tenant) float64
 }
 
 // RegisterFlags declares the settings with their defaults.

@@ -101,6 +101,9 @@ func newOn(d disk, cfg Config, store object.Store, lim limits.Source, reg promet
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
+	if cfg.Share == nil {
+		cfg.Share = func(model.Tenant) float64 { return 1 }
+	}
 	i := &Ingester{
 		cfg: cfg, store: store, limits: lim, logger: logger, disk: d, memory: newMemory(),
 		flushing: newSemaphore(), sending: newSemaphore(),

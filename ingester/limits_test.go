@@ -53,6 +53,18 @@ func TestStreamLimit(t *testing.T) {
 	r.push("t", logs("c", entry(day0, "4")))
 }
 
+func TestStreamLimitCountsBySharesOfTheCluster(t *testing.T) {
+	share := 0.5
+	r := newRig(t, limited(func(l *limits.Limits) { l.MaxGlobalStreamsPerUser = 3 }), func(r *rig) {
+		r.cfg.Share = func(model.Tenant) float64 { return share }
+	})
+	r.push("t", logs("a", entry(day0, "1")), logs("b", entry(day0, "1")))
+	c := []model.Stream{logs("c", entry(day0, "1"))}
+	r.refused(fault.RateLimited, "maximum active stream", r.Push(context.Background(), "t", c))
+	share = 1 // others have gone
+	r.push("t", c...)
+}
+
 func TestPerStreamRateLimit(t *testing.T) {
 	r := newRig(t, limited(func(l *limits.Limits) { l.PerStreamRateLimit, l.PerStreamRateLimitBurst = 3<<20, 12 }))
 	err := r.Push(context.Background(), "t", []model.Stream{

@@ -2,6 +2,7 @@ package ingester
 
 import (
 	"fmt"
+	"math"
 	"strings"
 	"sync"
 	"time"
@@ -77,11 +78,12 @@ func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64
 
 // admit decides which streams of a push are stored. It returns those, with their hashes,
 // and for the others the last offence: their entries are refused while the rest of the
-// push is stored. It writes into the slices of the scratch. Called with the lock held.
-func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, sc *scratch, m *metrics) error {
+// push is stored. share is the part of the tenant's streams that this ingester holds. It writes
+// into the slices of the scratch. Called with the lock held.
+func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, now time.Time, sc *scratch, m *metrics) error {
 	var last error
 	var refused []int
-	most := streamLimit(lim)
+	most := streamLimit(lim, share)
 	rate, burst := float64(lim.PerStreamRateLimit), float64(lim.PerStreamRateLimitBurst)
 	for i := range batch {
 		if len(batch[i].Entries) == 0 {
@@ -113,9 +115,10 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, now time.Time, 
 	return &RefusedError{streams: refused, cause: last}
 }
 
-// streamLimit returns the number of active streams allowed here, 0 for any number.
-func streamLimit(lim *limits.Limits) int {
-	most := lim.MaxGlobalStreamsPerUser
+// streamLimit returns the number of active streams allowed here, 0 for any number, where
+// the share of all the tenant's streams is held.
+func streamLimit(lim *limits.Limits, share float64) int {
+	most := int(math.Ceil(float64(lim.MaxGlobalStreamsPerUser) * share))
 	if local := lim.MaxStreamsPerUser; local > 0 && (most <= 0 || local < most) {
 		most = local
 	}

@@ -226,6 +226,16 @@ func (n *node) ownsDay(tenant model.Tenant, day string) bool {
 	return owner != nil && (n.members == nil || owner.ID == n.members.Self().ID)
 }
 
+// streamShare is the part of a tenant's streams that one ingester holds: as many copies
+// as there are, over the tenant's ingesters.
+func (n *node) streamShare(tenant model.Tenant) float64 {
+	view := n.ring.View()
+	if size := n.overrides.For(tenant).IngestionTenantShardSize; size > 0 {
+		view = view.Subring(tenant, max(size, n.cfg.replication))
+	}
+	return min(1, float64(n.cfg.replication)/float64(max(1, view.Count(ring.Ingester))))
+}
+
 // distributors is the number of instances that share the tenants' global rates.
 func (n *node) distributors() int { return max(1, n.ring.View().Count(ring.Distributor)) }
 

@@ -146,6 +146,7 @@ func listenError(err error) error {
 }
 
 func (n *node) openIngester(store object.Store) (err error) {
+	n.cfg.ingester.Share = n.streamShare
 	if n.ingester, err = ingester.New(n.cfg.ingester, store, n.overrides, n.registry, n.logger); err != nil {
 		return err
 	}
