@@ -3,6 +3,7 @@ package patterns
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/testkit/blocks"
 	"github.com/skaldlog/skald/logql/pipeline"
@@ -228,5 +230,38 @@ func BenchmarkMine(b *testing.B) {
 		if _, err := Mine(context.Background(), src, expr, Query{Range: model.TimeRange{Through: 1e15}, Step: time.Minute}, scan.Options{Workers: 1}); err != nil {
 			b.Fatal(err)
 		}
+	}
+}
+
+func TestCanceled(t *testing.T) {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	stream := model.Stream{Labels: labels.FromStrings("app", "a"), Entries: []model.Entry{{Line: []byte("x 1")}}}
+	src := blocks.New([]model.Stream{stream}, blocks.Options{})
+	expr, err := syntax.ParseLog(`{app="a"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Mine(ctx, src, expr, Query{Range: model.TimeRange{Through: 1}, Step: time.Second}, scan.Options{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v", err)
+	}
+	if n := src.Open.Load(); n != 0 {
+		t.Errorf("%d blocks were not released", n)
+	}
+}
+
+func TestStepsHaveABudget(t *testing.T) {
+	stream := model.Stream{Labels: labels.FromStrings("app", "a")}
+	for i := range 5000 {
+		stream.Entries = append(stream.Entries, model.Entry{Timestamp: int64(i) * int64(time.Hour), Line: []byte("x")})
+	}
+	expr, err := syntax.ParseLog(`{app="a"}`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = Mine(context.Background(), blocks.New([]model.Stream{stream}, blocks.Options{}), expr,
+		Query{Range: model.TimeRange{Through: 5000 * int64(time.Hour)}, Step: time.Minute}, scan.Options{MaxMemory: 1 << 20})
+	if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "larger step") {
+		t.Errorf("got %v", err)
 	}
 }
