@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -17,6 +18,25 @@ import (
 
 // childEnv makes the test binary an agent: its value is the server's URL and the directory.
 const childEnv = "SKALD_AGENT_TEST_CHILD"
+
+// stepEnv names the place where such an agent kills itself; see Options.Step.
+const stepEnv = "SKALD_AGENT_TEST_STEP"
+
+// launch starts the test binary as an agent, which reads dir/agent.yaml.
+func launch(t *testing.T, url, dir, step string) *exec.Cmd {
+	t.Helper()
+	exe, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(exe)
+	cmd.Env = append(os.Environ(), childEnv+"="+url+" "+dir, stepEnv+"="+step)
+	cmd.Stderr = os.Stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd
+}
 
 func TestMain(m *testing.M) {
 	if url, dir, ok := strings.Cut(os.Getenv(childEnv), " "); ok {
@@ -40,7 +60,15 @@ func child(url, dir string) {
 	if err != nil {
 		fail(err)
 	}
-	a, err := New(cfg, Options{Tail: fastTail, Registerer: prometheus.NewRegistry()})
+	opts := Options{Tail: fastTail, Registerer: prometheus.NewRegistry()}
+	if at := os.Getenv(stepEnv); at != "" {
+		opts.Step = func(place string) {
+			if place == at {
+				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // it does not return
+			}
+		}
+	}
+	a, err := New(cfg, opts)
 	if err != nil {
 		fail(err)
 	}
@@ -95,21 +123,8 @@ scrape_configs:
 	written := make(chan int)
 	var known atomic.Bool
 	go writeUntil(t, dir, &known, stop, written)
-	exe, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	launch := func() *exec.Cmd {
-		cmd := exec.Command(exe)
-		cmd.Env = append(os.Environ(), childEnv+"="+s.URL+" "+dir)
-		cmd.Stderr = os.Stderr
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		return cmd
-	}
 	// What is rotated away before the agent has ever seen the path is not its business.
-	first := launch()
+	first := launch(t, s.URL, dir, "")
 	eventually(t, "all files are known", func() bool {
 		return len(s.stream(`job="plain"`)) > 0 && len(s.stream(`job="cri"`)) > 0 && len(s.stream(`job="blocks"`)) > 0
 	})
@@ -117,7 +132,7 @@ scrape_configs:
 	_ = first.Process.Kill() // as below
 	_ = first.Wait()
 	for range kills {
-		cmd := launch()
+		cmd := launch(t, s.URL, dir, "")
 		time.Sleep(time.Duration(50+rng.IntN(300)) * time.Millisecond)
 		if err := cmd.Process.Kill(); err != nil {
 			t.Fatal(err)
@@ -126,7 +141,7 @@ scrape_configs:
 	}
 	close(stop)
 	n := <-written
-	cmd := launch()
+	cmd := launch(t, s.URL, dir, "")
 	defer func() {
 		_ = cmd.Process.Kill() // it may have ended by itself, which the test has noticed
 		_ = cmd.Wait()

@@ -124,6 +124,19 @@ func (s *sink) lines() map[string]int {
 	return out
 }
 
+// forget removes a line that is stored in many copies on purpose.
+func (s *sink) forget(line string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, set := range s.mu.entries {
+		for e := range set {
+			if e.line == line {
+				delete(set, e)
+			}
+		}
+	}
+}
+
 // counts returns how many pushes were stored, and how many entries were stored before.
 func (s *sink) counts() (pushes, repeats int) {
 	s.mu.Lock()

@@ -38,9 +38,10 @@ func (l *tailLog) resolve(now int64) {
 	}
 	l.missing = 0
 	st := statOf(fi)
-	if n := len(l.gens); n > 0 && l.gens[n-1].id == st.id {
-		l.gens[n-1].replaced = false
-		l.gens[n-1].path = realPath(l.path)
+	if i := slices.IndexFunc(l.gens, func(g *generation) bool { return g.id == st.id }); i >= 0 {
+		g := l.gens[i]
+		l.gens = append(slices.Delete(slices.Clone(l.gens), i, i+1), g) // what stands at the path is the newest
+		g.replaced, g.path = false, realPath(l.path)
 		current := l.openCandidate(l.path) // it may have been truncated and written anew
 		l.catchUp(current, now)
 		if current != nil {
@@ -95,8 +96,11 @@ func (l *tailLog) rotated(now int64, first bool) {
 		l.lookAgain = now + int64(time.Second)
 		return
 	}
-	g := l.add(current, now)
+	g := l.resume(current, now)
 	if g == nil {
+		if l.generationOf(current.st.id) == nil {
+			l.lookAgain = now + int64(time.Second) // it is still being delivered, or another log's
+		}
 		return
 	}
 	g.replaced = false
@@ -309,9 +313,36 @@ func (l *tailLog) add(c *candidate, now int64) *generation {
 	g.ledger = l.t.store.Track(positions.Record{
 		Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime, Since: l.since,
 	})
-	l.gens = append(l.gens, g)
+	l.append(g)
 	l.t.limitOpen(l)
 	return g
+}
+
+// append makes a generation the newest, but for one that stands at the path.
+func (l *tailLog) append(g *generation) {
+	if n := len(l.gens); n > 0 && !l.gens[n-1].replaced {
+		l.gens = slices.Insert(slices.Clone(l.gens), n-1, g)
+		return
+	}
+	l.gens = append(l.gens, g)
+}
+
+// resume goes on with a file that was read to its end, and has got the log's name again.
+func (l *tailLog) resume(c *candidate, now int64) *generation {
+	if l.generationOf(c.st.id) != nil {
+		c.close()
+		return nil
+	}
+	for _, ledger := range l.t.store.Ledgers(l.key) {
+		r := ledger.Record()
+		if r.ID != c.st.id || !r.Finished || !c.holds(r) {
+			continue
+		}
+		ledger.Forget()
+		l.goOn(c, r, now)
+		return l.generationOf(r.ID)
+	}
+	return l.add(c, now)
 }
 
 // generation makes a generation of a file, to be read from its start.
@@ -341,7 +372,7 @@ func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
 	rec := of
 	rec.ID, rec.Real, rec.Fingerprint, rec.Modified, rec.Since, rec.Finished, rec.Stamps = g.id, g.path, g.fp, g.mtime, l.since, false, nil
 	g.ledger = l.t.store.Track(rec)
-	l.gens = append(l.gens, g)
+	l.append(g)
 	l.t.limitOpen(l)
 }
 

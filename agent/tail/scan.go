@@ -298,6 +298,10 @@ func (t *Tailer) copied(tg *target, path string, c *candidate) (base positions.K
 		if len(t.store.Ledgers(base)) == 0 {
 			return false
 		}
+		if c.st.size == 0 {
+			what = copyInUse // nobody can tell yet what it will be
+			return true
+		}
 		_, what = t.match(base, c, presentIn(parent(path)))
 		return what != noCopy
 	})

@@ -127,7 +127,14 @@ func (w *watcher) event(ev fsnotify.Event) {
 	case len(logs) == 0 && ev.Has(fsnotify.Create):
 		w.created(ev.Name)
 	case len(logs) == 0 && ev.Has(fsnotify.Write):
-		// A file that is followed under an old name is looked at by its deadlines.
+		// Mostly a file that is followed under an old name and looked at by its deadlines; but
+		// one that was empty when it was found has no log yet.
+		for _, tg := range t.allTargets() {
+			if tg.wants(ev.Name) {
+				t.askScan()
+				break
+			}
+		}
 	}
 }
 
