@@ -23,8 +23,8 @@ import (
 //	  └─context ends, or too many wait─▶ error
 type queue struct {
 	places int
-	most   int  // waiting per tenant; more are refused
-	shared bool // a tenant never gets all places
+	most   int // waiting per tenant; more are refused
+	shared sharedBy
 	mu     struct {
 		sync.Mutex
 		held    int
@@ -52,10 +52,22 @@ type waiter struct {
 // seconds, so that the price of a heavy query is soon forgotten.
 const usageHalf = 10 * time.Second
 
-// newQueue returns a queue of places, with at most so many waiting for each tenant. With
-// shared, tenants that are active together leave a place for one that comes: with one
-// active tenant it gets half of the places, with two a third each, and so on.
-func newQueue(places, most int, shared bool) *queue {
+// sharedBy says how many places one tenant may hold.
+type sharedBy uint8
+
+const (
+	// anyNumber lets a tenant hold all.
+	anyNumber sharedBy = iota
+	// leavingRoom has tenants that are active together leave places for one that comes: one
+	// active tenant gets half of them, two a third each, and so on.
+	leavingRoom
+	// leavingOne keeps a tenant from the last place while others were active lately. A
+	// tenant that is alone gets all.
+	leavingOne
+)
+
+// newQueue returns a queue of places, with at most so many waiting for each tenant.
+func newQueue(places, most int, shared sharedBy) *queue {
 	q := &queue{places: max(1, places), most: most, shared: shared}
 	q.mu.tenants = map[string]*tenantShare{}
 	return q
@@ -112,8 +124,12 @@ func (q *queue) share(tenant string) *tenantShare {
 
 // may reports whether a tenant may hold one more place; called with mu held.
 func (q *queue) may(s *tenantShare) bool {
-	if !q.shared || s.held == 0 {
+	switch {
+	case s.held == 0 || q.shared == anyNumber:
 		return true
+	case q.shared == leavingOne:
+		// Those that were active lately have not been forgotten yet.
+		return len(q.mu.tenants) == 1 || s.held < q.places-1
 	}
 	active := 0
 	for _, t := range q.mu.tenants {
@@ -209,16 +225,17 @@ type queues struct {
 	// are counted apart, because a query waits for its slices.
 	queries, slices *queue
 	// turns are the right to read a block. There is one for each core, and a query gives it
-	// back after every block, so that a small query does not wait for large ones.
+	// back after every block, so that a small query does not wait for large ones. While
+	// several tenants are active, each leaves a core to the others.
 	turns *queue
 }
 
 func newQueues(cfg Config, reg prometheus.Registerer) queues {
 	cores := runtime.GOMAXPROCS(0)
 	q := queues{
-		queries: newQueue(cfg.MaxConcurrent, max(1, cfg.MaxOutstanding), true),
-		slices:  newQueue(max(4, 2*cores), math.MaxInt, false),
-		turns:   newQueue(cores, math.MaxInt, false),
+		queries: newQueue(cfg.MaxConcurrent, max(1, cfg.MaxOutstanding), leavingRoom),
+		slices:  newQueue(max(4, 2*cores), math.MaxInt, leavingOne),
+		turns:   newQueue(cores, math.MaxInt, leavingOne),
 	}
 	gauge := func(name, help string, value func() int) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "skald_querier_" + name, Help: help}, func() float64 { return float64(value()) }))

@@ -16,7 +16,7 @@ import (
 // in a world where only the queue takes time.
 func TestQueueIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(4, 1000, true)
+		q := newQueue(4, 1000, leavingRoom)
 		work := func(tenant string, length time.Duration) time.Duration {
 			began := time.Now()
 			leave, err := q.enter(t.Context(), tenant)
@@ -50,7 +50,7 @@ func TestQueueIsFair(t *testing.T) {
 // TestTurnsGoToWhoUsedLeast has no reserve: whoever used least is first in line.
 func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(2, 1000, false)
+		q := newQueue(2, 1000, anyNumber)
 		greedy := 0
 		loop := func(tenant string, n int) {
 			for range n {
@@ -82,8 +82,45 @@ func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 	})
 }
 
+// TestOneTurnIsLeft has a tenant take all turns while it is alone, and leave one to others
+// from then on.
+func TestOneTurnIsLeft(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := newQueue(4, 1000, leavingOne)
+		var wg sync.WaitGroup
+		for range 60 {
+			wg.Go(func() {
+				for range 10 {
+					if leave, err := q.enter(t.Context(), "greedy"); err == nil {
+						time.Sleep(100 * time.Millisecond)
+						leave()
+					}
+				}
+			})
+		}
+		time.Sleep(time.Second)
+		if _, held := q.sizes(); held != 4 {
+			t.Errorf("alone it holds %d of 4", held)
+		}
+		for n := range 5 {
+			began := time.Now()
+			leave, err := q.enter(t.Context(), "modest")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if waited := time.Since(began); n > 0 && waited > 0 {
+				t.Errorf("the modest tenant waited %s", waited)
+			}
+			time.Sleep(10 * time.Millisecond)
+			leave()
+			time.Sleep(time.Second)
+		}
+		wg.Wait()
+	})
+}
+
 func TestQueueIsBounded(t *testing.T) {
-	q := newQueue(1, 3, false)
+	q := newQueue(1, 3, anyNumber)
 	leave, err := q.enter(t.Context(), "a")
 	if err != nil {
 		t.Fatal(err)
