@@ -35,7 +35,6 @@ type token struct {
 type subringKey struct {
 	tenant model.Tenant
 	size   int
-	since  int64
 }
 
 // maxSubrings bounds the subrings that a view remembers; all are forgotten beyond it.
@@ -289,22 +288,11 @@ func rank(list []*Instance, key uint64) {
 // The choice is stable: a larger size adds to a smaller one, and an ingester that comes or
 // goes changes at most one of a tenant's. Unhealthy instances stay in, so that a tenant
 // does not spread over the ring while its ingesters restart.
-func (v *View) Subring(tenant model.Tenant, size int) *View { return v.subring(tenant, size, 0) }
-
-// SubringSince is Subring for reads: it also has those ingesters that held the tenant's
-// streams before others registered, at or after since (nanoseconds since 1970), took
-// their place.
-func (v *View) SubringSince(tenant model.Tenant, size int, since int64) *View {
-	return v.subring(tenant, size, since)
-}
-
-func (v *View) subring(tenant model.Tenant, size int, since int64) *View {
+func (v *View) Subring(tenant model.Tenant, size int) *View {
 	if size <= 0 {
 		return v
 	}
-	// Which instances registered since then changes seldom; whole minutes let the cache work.
-	const minute = 60e9
-	key := subringKey{tenant, size, since / minute * minute}
+	key := subringKey{tenant, size}
 	v.subrings.RLock()
 	sub, ok := v.subrings.views[key]
 	v.subrings.RUnlock()
@@ -337,7 +325,7 @@ func (v *View) choose(key subringKey) *View {
 	chosen := make(map[*Instance]bool, key.size)
 	for zone, list := range zones {
 		// The zone's name is part of the key, or like-named instances of several zones would
-		// go together. Those that leave, or came lately, are in without counting.
+		// go together. Those that leave are in without counting: they take no more entries.
 		rank(list, bits.RotateLeft64(xxhash.Sum64String(string(key.tenant)), 17)^xxhash.Sum64String(zone))
 		n := 0
 		for _, in := range list {
@@ -345,7 +333,7 @@ func (v *View) choose(key subringKey) *View {
 				break
 			}
 			chosen[in] = true
-			if in.State != Leaving && (key.since == 0 || in.Registered < key.since) {
+			if in.State != Leaving {
 				n++
 			}
 		}

@@ -9,6 +9,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skaldlog/skald/internal/testkit/s3"
 )
 
 // TestRing is the core promise, in short: three processes that play all roles, three copies
@@ -303,4 +305,58 @@ func TestRingRolls(t *testing.T) {
 	if states, err := doors[0].states(); err != nil || len(states) != 5 {
 		t.Errorf("the ring at the end: %s %v, want two doors and three ingesters", fmt.Sprint(states), err)
 	}
+}
+
+// TestRingWithoutStore: the object store is away for five minutes and then comes and goes.
+// Lines are taken all the time, an ingester that stops meanwhile says that it has not left
+// everything behind, and in the end everything gets there by itself.
+func TestRingWithoutStore(t *testing.T) {
+	if !full() {
+		t.Skip("SKALD_FULL=1 runs it")
+	}
+	store := s3.Start(t)
+	relay := newRelay(t, strings.TrimPrefix(store.Endpoint, "http://"))
+	store.Endpoint = "http://" + relay.addr
+	c := newCluster(t, nil, []int{1, 11}, "-storage.url="+store.Bucket(t, "logs", "skald"), "-storage.max-attempts=2",
+		"-ingester.freeze-age=5s", "-ingester.upload-age=20s", "-catalog.ttl=1s", "-ingester.keep-after-upload=5s", "-ring.leave-timeout=5s")
+	door := c.start("door", 1, "-target=distributor,querier,compactor")
+	ingesters := []*member{c.start("ingester", 11, "-target=ingester"), c.start("ingester", 12, "-target=ingester"), c.start("ingester", 13, "-target=ingester")}
+	all := append([]*member{door}, ingesters...)
+	c.ready(all...)
+	c.allSee(all...)
+	l := startLoad(t, 4, door)
+	l.watch()
+	time.Sleep(30 * time.Second)
+
+	away := time.Now()
+	relay.down()
+	time.Sleep(time.Minute)
+	m := ingesters[0]
+	m.stop()
+	door.sees(m.id, "UNHEALTHY") // Leaving, but with entries that are nowhere else
+	m.start()
+	c.allSee(all...)
+	time.Sleep(time.Until(away.Add(5 * time.Minute)))
+	for range 5 {
+		relay.up()
+		time.Sleep(4 * time.Second)
+		relay.down()
+		time.Sleep(4 * time.Second)
+	}
+	relay.up()
+	p := l.phase(away, time.Now())
+	t.Logf("without a store: %s", p)
+	if p.failed > 0 {
+		t.Errorf("pushes failed without a store: %v", p.reasons)
+	}
+	l.stop()
+	for _, m := range ingesters {
+		eventually(t, m.id+" has uploaded everything", func() bool {
+			status, _, err := m.do(http.MethodPost, "/flush", nil, nil)
+			return err == nil && status == http.StatusNoContent
+		})
+	}
+	l.verify(door)
+	checks, refused := l.expectRightCounts()
+	t.Logf("of %d counts, those refused for want of the store: %v", checks, refused)
 }
