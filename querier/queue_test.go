@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,7 +52,7 @@ func TestQueueIsFair(t *testing.T) {
 func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		q := newQueue(2, 1000, anyNumber)
-		greedy := 0
+		var greedy atomic.Int64
 		loop := func(tenant string, n int) {
 			for range n {
 				leave, err := q.enter(t.Context(), tenant)
@@ -60,7 +61,7 @@ func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 				}
 				time.Sleep(10 * time.Millisecond)
 				if tenant == "greedy" {
-					greedy++
+					greedy.Add(1)
 				}
 				leave()
 			}
@@ -75,8 +76,8 @@ func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 		if took := time.Since(began); took > 50*22*time.Millisecond {
 			t.Errorf("50 turns of 10 ms took the modest tenant %s", took)
 		}
-		if greedy < 900 {
-			t.Errorf("the greedy tenant was starved: %d turns", greedy)
+		if greedy.Load() < 900 {
+			t.Errorf("the greedy tenant was starved: %d turns", greedy.Load())
 		}
 		wg.Wait()
 	})
