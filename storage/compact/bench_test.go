@@ -23,7 +23,7 @@ import (
 
 // benchUploads fills a directory with what an ingester uploads in a day: 16 segments of
 // neighboring times, packed fast and with row hashes. It returns raw and stored bytes.
-func benchUploads(b *testing.B, store object.Store, raw int64) (lines, stored int64) {
+func benchUploads(t testing.TB, store object.Store, raw int64) (lines, stored int64) {
 	start := time.Date(2025, 11, 3, 0, 0, 0, 0, time.UTC)
 	c := corpus.New(corpus.Config{Seed: 1, Bytes: raw, Streams: 200, Start: start, Span: 24*time.Hour - time.Second})
 	var batch corpus.Batch
@@ -34,14 +34,14 @@ func benchUploads(b *testing.B, store object.Store, raw int64) (lines, stored in
 		w := segment.NewWriter(&buf, segment.WriterOptions{Tenant: "t", Level: 1, RowHash: true})
 		for _, s := range batch.Streams {
 			for _, e := range s.Entries {
-				must(b, w.Append(s.Labels, s.Labels.Hash(), e.Timestamp, e.Line, e.Metadata))
+				must(t, w.Append(s.Labels, s.Labels.Hash(), e.Timestamp, e.Line, e.Metadata))
 			}
 		}
 		info, err := w.Close()
-		must(b, err)
+		must(t, err)
 		stored += info.Size
 		key := catalog.KeyFor("t", catalog.DayOf(info.MinTime), 1, info.MinTime, info.MaxTime, info.ID)
-		must(b, store.Put(b.Context(), key, bytes.NewReader(buf.Bytes()), info.Size))
+		must(t, store.Put(t.Context(), key, bytes.NewReader(buf.Bytes()), info.Size))
 	}
 	return lines, stored
 }

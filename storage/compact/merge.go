@@ -77,7 +77,7 @@ func (m *merging) write(ctx context.Context, file *temporary) error {
 		if readers[i], err = segment.Open(ctx, m.source(s), segment.ReaderOptions{}); err != nil {
 			return err
 		}
-		if err := m.countExpired(ctx, readers[i]); err != nil {
+		if err := m.countExpired(ctx, s); err != nil {
 			return err
 		}
 	}
@@ -100,10 +100,14 @@ func (m *merging) write(ctx context.Context, file *temporary) error {
 }
 
 // countExpired adds the rows of an input whose retention is over. Merge does not even look
-// at them.
-func (m *merging) countExpired(ctx context.Context, reader *segment.Reader) error {
+// at them. The reader is not the one that is merged: its stream table would stay in memory.
+func (m *merging) countExpired(ctx context.Context, s *seg) error {
 	if !m.rules.expiring {
 		return nil
+	}
+	reader, err := segment.Open(ctx, m.source(s), segment.ReaderOptions{})
+	if err != nil {
+		return err
 	}
 	series, err := reader.Series(ctx, &model.Request{Range: m.d.span})
 	for _, s := range series {

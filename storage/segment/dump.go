@@ -116,11 +116,11 @@ func (d *dumper) rows() error {
 	if err != nil {
 		return err
 	}
-	c := &cursor{r: d.r, streams: t, block: -1}
+	c := &cursor{r: d.r, block: -1}
 	defer c.release()
-	for ; c.stream < t.len(); c.stream++ {
-		d.printf("%s\n", c.labels())
-		for c.begin(); c.row < c.end; c.row++ {
+	for i := range t.len() {
+		d.printf("%s\n", t.get(i).labels)
+		for c.row, c.end = t.starts[i], t.starts[i+1]; c.row < c.end; c.row++ {
 			if err := c.load(d.ctx); err != nil {
 				return err
 			}

@@ -30,9 +30,9 @@ type MergeOptions struct {
 // one timestamp those of earlier inputs come first. MergedFrom, when not given, becomes
 // the inputs' ids and what those were merged from.
 //
-// Memory does not depend on the size of the inputs: one decoded block each (two to three
-// megabytes), their stream tables, and what a Writer holds. With sixteen inputs that is
-// below 64 MB; with more, merge in rounds.
+// Memory does not depend on the size of the inputs: one decoded block each (about a
+// megabyte), some ten bytes for each of their streams, and what a Writer holds. With sixteen
+// inputs of a hundred thousand streams that is below 64 MB; with more, merge in rounds.
 func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptions) (Info, error) {
 	if opts.MergedFrom == nil {
 		opts.MergedFrom = sources(inputs)
@@ -42,18 +42,22 @@ func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptio
 	}
 	m := &merger{w: NewWriter(out, opts.WriterOptions), opts: &opts}
 	defer m.release()
+	all := &vocabulary{numbers: make(map[string]uint32)}
 	for i, r := range inputs {
-		c := &cursor{r: r, order: i, block: -1}
-		t, err := r.streams(ctx, nil)
+		walk, err := r.walkStreams(ctx, all, opts.Range.From > minInt64 || opts.Range.Through < maxInt64)
 		if err != nil {
 			return Info{}, err
 		}
-		c.streams = t
-		m.cursors = append(m.cursors, c)
+		if walk.next() {
+			m.cursors = append(m.cursors, &cursor{r: r, order: i, block: -1, streams: walk})
+		}
 	}
+	all.numbers = nil // every word is known
 	if err := m.run(ctx); err != nil {
 		return Info{}, err
 	}
+	m.release()
+	m.cursors = nil // the sections at the end need the room
 	return m.w.Close()
 }
 
@@ -94,11 +98,11 @@ func (m *merger) run(ctx context.Context) error {
 	for {
 		group = group[:0]
 		for _, c := range m.cursors {
-			if c.stream == c.streams.len() {
+			if c.done {
 				continue
 			}
 			if len(group) > 0 {
-				order := labels.Compare(c.labels(), group[0].labels())
+				order := labels.Compare(c.streams.labels, group[0].streams.labels)
 				if order > 0 {
 					continue
 				}
@@ -120,7 +124,8 @@ func (m *merger) run(ctx context.Context) error {
 // stream merges the rows of the stream at which all cursors of the group stand, and moves
 // them to their next stream.
 func (m *merger) stream(ctx context.Context, group []*cursor) error {
-	stream := group[0].streams.get(group[0].stream)
+	stream := &streamLabels{labels: group[0].streams.labels.Copy()}
+	stream.hash = stream.labels.Hash()
 	stays := true
 	var keep func(ts int64, line []byte, metadata labels.Labels) bool
 	if m.opts.Keep != nil {
@@ -128,9 +133,8 @@ func (m *merger) stream(ctx context.Context, group []*cursor) error {
 	}
 	live := make([]*cursor, 0, len(group))
 	for _, c := range group {
-		c.begin()
-		c.stream++
-		if !stays || !m.opts.Range.Overlaps(c.streams.first[c.stream-1], c.streams.last[c.stream-1]) {
+		wanted := c.begin(m.opts.Range)
+		if !stays || !wanted {
 			continue
 		}
 		if err := c.load(ctx); err != nil {
@@ -205,8 +209,8 @@ func (m *merger) labels() labels.Labels {
 type cursor struct {
 	r       *Reader
 	order   int
-	streams *streamTable
-	stream  int
+	streams *streamWalk
+	done    bool  // there is no further stream
 	row     int64 // in the segment
 	end     int64 // of the stream's rows
 
@@ -219,11 +223,13 @@ type cursor struct {
 	columns []model.Column
 }
 
-func (c *cursor) labels() labels.Labels { return c.streams.get(c.stream).labels }
-
-// begin moves to the first row of c.stream.
-func (c *cursor) begin() {
-	c.row, c.end = c.streams.starts[c.stream], c.streams.starts[c.stream+1]
+// begin moves to the first row of the current stream, and the walk to the next stream. It
+// reports whether rows of the stream may lie in the range.
+func (c *cursor) begin(r model.TimeRange) (wanted bool) {
+	c.row, c.end = c.streams.row, c.streams.end
+	wanted = len(c.streams.first) == 0 || r.Overlaps(c.streams.first[0], c.streams.last[0])
+	c.done = !c.streams.next()
+	return wanted
 }
 
 func (c *cursor) meta() *blockMeta { return &c.r.index.blocks[c.block] }

@@ -171,6 +171,25 @@ func (r *Reader) streams(ctx context.Context, stats *model.Stats) (*streamTable,
 	if r.mu.streams != nil {
 		return r.mu.streams, nil
 	}
+	t, err := r.decodeStreams(ctx, stats)
+	if err == nil {
+		r.mu.streams = t
+	}
+	return t, err
+}
+
+// readStreams returns the stream table too, but does not keep it for the next call.
+func (r *Reader) readStreams(ctx context.Context) (*streamTable, error) {
+	r.mu.Lock()
+	t := r.mu.streams
+	r.mu.Unlock()
+	if t != nil {
+		return t, nil
+	}
+	return r.decodeStreams(ctx, nil)
+}
+
+func (r *Reader) decodeStreams(ctx context.Context, stats *model.Stats) (*streamTable, error) {
 	raw, err := r.section(ctx, kindStreams, 0, r.footer.streamsOffset, r.footer.streamsLen, stats)
 	if err != nil {
 		return nil, err
@@ -185,7 +204,6 @@ func (r *Reader) streams(ctx context.Context, stats *model.Stats) (*streamTable,
 	if stats != nil {
 		stats.DecompressedStream.Add(t.size)
 	}
-	r.mu.streams = t
 	return t, nil
 }
 
