@@ -210,10 +210,17 @@ func TestLostDisk(t *testing.T) {
 				}
 			}
 		}
+		seen := func() {
+			t.Helper()
+			for _, m := range []*member{a, b, c} {
+				expect(t, m, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
+			}
+			time.Sleep(2 * time.Second)
+		}
 		// With its disk it only restarts.
 		c.crash(n)
 		c = n.start(t, "c", "10.0.0.3", seed, kept)
-		expect(t, a, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
+		seen()
 		lossy(false)
 		// Without, everybody hears of it, until all others have answered.
 		c.crash(n)
@@ -221,8 +228,7 @@ func TestLostDisk(t *testing.T) {
 			t.Fatal(err)
 		}
 		c = n.start(t, "c", "10.0.0.3", seed, kept)
-		expect(t, a, 5*time.Second, "a ACTIVE", "b ACTIVE", "c ACTIVE")
-		time.Sleep(2 * time.Second)
+		seen()
 		lossy(true)
 		if d := cmp.Diff(tokens, a.View().Get("c").Tokens); d != "" {
 			t.Errorf("c has other tokens: %s", d)
