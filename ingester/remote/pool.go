@@ -122,8 +122,9 @@ func (p *Pool) dial(addr string) (*grpc.ClientConn, error) {
 			Backoff:           backoff.Config{BaseDelay: 200 * time.Millisecond, Multiplier: 1.6, Jitter: 0.2, MaxDelay: 5 * time.Second},
 			MinConnectTimeout: connectTimeout,
 		}),
-		// A peer that was cut off, or stopped, is found out without waiting for TCP.
-		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 10 * time.Second, Timeout: 5 * time.Second}))
+		// A peer that was cut off, or stopped, is found out without waiting for TCP. Servers allow
+		// a ping every ten seconds; twice that leaves room for jitter.
+		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 20 * time.Second, Timeout: 5 * time.Second}))
 }
 
 // Returned says that an address can be reached again: the next call tries at once instead of

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/golang/snappy"
@@ -17,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/gencache"
@@ -186,13 +188,22 @@ func (f *fakeIngester) Push(ctx context.Context, _ model.Tenant, streams []model
 	return f.answer
 }
 
+// serverOptions are those of internal/server that matter here; by default gRPC takes the
+// pool's pings for an attack.
+func serverOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(rpc.Codec()),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	}
+}
+
 func serve(t testing.TB, ing Ingester, cfg ServerConfig, compression string) *Client {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.ForceServerCodecV2(rpc.Codec()), grpc.MaxRecvMsgSize(64<<20))
+	s := grpc.NewServer(append(serverOptions(), grpc.MaxRecvMsgSize(64<<20))...)
 	Register(s, ing, cfg, prometheus.NewRegistry())
 	done := make(chan error, 1)
 	go func() { done <- s.Serve(l) }()

@@ -21,7 +21,6 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
-	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/storage/object"
 )
 
@@ -50,7 +49,7 @@ func readable(t *testing.T, r Reader, c string) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := grpc.NewServer(grpc.ForceServerCodecV2(rpc.Codec()))
+	s := grpc.NewServer(serverOptions()...)
 	s.RegisterService(&grpc.ServiceDesc{ServiceName: serviceName, HandlerType: (*any)(nil), Streams: readStreams(r)}, nil)
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
