@@ -220,13 +220,10 @@ var questions = []question{
 var extra = []question{
 	{
 		name: "json_status", what: "rate by status from the JSON lines of all apps, 1 m steps",
-		logql: `sum by (status) (rate({app=~".+"} | json | __error__="" [1m]))`,
-		match: func(r *row) bool { return r.line[0] == '{' },
+		logql: `sum by (status) (rate({app=~".+"} | json | __error__="" | status!="" [1m]))`,
+		match: func(r *row) bool { return r.line[0] == '{' && r.json().Status != 0 },
 		metric: &metric{step: time.Minute, label: "status", per: 60, group: func(r *row) string {
-			if s := r.json().Status; s != 0 {
-				return strconv.FormatFloat(s, 'f', -1, 64)
-			}
-			return ""
+			return strconv.FormatFloat(r.json().Status, 'f', -1, 64)
 		}},
 	},
 }

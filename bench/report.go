@@ -29,8 +29,12 @@ func report(w io.Writer, t target, results []measured) {
 		if m.wrong != nil {
 			answer = "**WRONG**"
 		}
-		out("| %s | %s | %s | %s | %s | %s | %v | %v | %.3g | %.2f | %s |\n", m.question.name, strings.ReplaceAll(m.question.what, "|", `\|`), short(ms(m.cold)), short(warm), short(ms(m.warm[0])),
-			short(ms(m.cpu)), m.question.loki, m.question.vlogs, warm/m.question.loki, warm/m.question.vlogs, answer)
+		against := fmt.Sprintf("%v | %v | %.3g | %.2f", m.question.loki, m.question.vlogs, warm/m.question.loki, warm/m.question.vlogs)
+		if m.question.loki == 0 {
+			against = "| | |"
+		}
+		out("| %s | %s | %s | %s | %s | %s | %s | %s |\n", m.question.name, strings.ReplaceAll(m.question.what, "|", `\|`), short(ms(m.cold)), short(warm), short(ms(m.warm[0])),
+			short(ms(m.cpu)), against, answer)
 	}
 	n := max(1, compared)
 	out("| **geometric mean** | | | | | | | | **%.3g** | **%.2f** | |\n", math.Exp(loki/n), math.Exp(vlogs/n))
