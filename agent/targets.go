@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -46,6 +47,7 @@ type targetSet struct {
 		sync.Mutex
 		jobs map[*job]*jobTargets
 		byID map[string]*target
+		held []*target // whose lines wait, also of those that are gone meanwhile
 	}
 	timer *time.Timer // when the next hold ends
 }
@@ -111,7 +113,7 @@ func (s *targetSet) run(ctx context.Context) {
 			})
 		})
 	}
-	s.setTimer()
+	s.release()
 	for ctx.Err() == nil {
 		select {
 		case <-ctx.Done():
@@ -119,12 +121,9 @@ func (s *targetSet) run(ctx context.Context) {
 			if err := s.apply(); err != nil {
 				s.rt.log.Error("targets cannot be followed", "err", err)
 			}
-			s.setTimer()
+			s.release()
 		case <-s.timer.C:
-			for _, l := range s.rt.lanes {
-				l.tailer.Resume()
-			}
-			s.setTimer()
+			s.release()
 		}
 	}
 	wg.Wait()
@@ -135,11 +134,32 @@ func (s *targetSet) set(j *job, found []discover.Target) {
 	active, dropped := s.relabel(j, append(s.rt.staticTargets(j), found...))
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	kept, paths := map[*target]bool{}, map[string]bool{}
 	for i, t := range active {
 		if old := s.mu.byID[t.id()]; old != nil {
 			// Consumers hold on to the old one.
 			old.hold.Store(t.hold.Load())
 			active[i] = old
+		}
+		kept[active[i]], paths[t.path] = true, true
+	}
+	now := time.Now()
+	if was := s.mu.jobs[j]; was != nil {
+		for _, t := range was.active {
+			if kept[t] || paths[t.path] || t.hold.Load() <= now.UnixNano() {
+				continue
+			}
+			// A pod that is gone before the API has told about it: its lines are still to go,
+			// with what the API says if that comes in time.
+			if last := now.Add(s.rt.agent.opts.LabelWait).UnixNano(); t.hold.Load() > last {
+				t.hold.Store(last)
+			}
+			active = append(active, t)
+		}
+	}
+	for _, t := range active {
+		if t.hold.Load() > now.UnixNano() && !slices.Contains(s.mu.held, t) {
+			s.mu.held = append(s.mu.held, t)
 		}
 	}
 	s.mu.jobs[j] = &jobTargets{active, dropped}
@@ -175,22 +195,32 @@ func (s *targetSet) apply() error {
 	return nil
 }
 
-// setTimer sets when the readers are told that a hold has ended.
-func (s *targetSet) setTimer() {
+// release lets readers look again when the wait of a target is over, and sets when it must be
+// called next.
+func (s *targetSet) release() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	now := time.Now().UnixNano()
-	next := int64(math.MaxInt64)
-	for _, t := range s.mu.byID {
-		if h := t.hold.Load(); h > now {
-			next = min(next, h)
+	next, over := int64(math.MaxInt64), false
+	s.mu.held = slices.DeleteFunc(s.mu.held, func(t *target) bool {
+		h := t.hold.Load()
+		if h <= now {
+			over = true
+			return true
 		}
-	}
+		next = min(next, h)
+		return false
+	})
+	s.mu.Unlock()
 	wait := time.Hour
 	if next != math.MaxInt64 {
 		wait = time.Duration(next-now) + time.Millisecond
 	}
 	s.timer.Reset(wait)
+	if over {
+		for _, l := range s.rt.lanes {
+			l.tailer.Resume()
+		}
+	}
 }
 
 // snapshot returns the targets of a job, for people.

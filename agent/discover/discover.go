@@ -142,6 +142,7 @@ func (j *Job) Run(ctx context.Context, changed func([]Target)) {
 	}
 	defer wg.Wait()
 	var due <-chan time.Time
+	var last time.Time
 	tick := time.NewTicker(silence) // some things change by waiting
 	defer tick.Stop()
 	for {
@@ -160,12 +161,13 @@ func (j *Job) Run(ctx context.Context, changed func([]Target)) {
 			}
 		case <-tick.C:
 		case <-due:
-			due = nil
+			due, last = nil, time.Now()
 			changed(all(states, time.Now()))
 			continue
 		}
 		if due == nil {
-			due = time.After(Interval)
+			// A pod that lives for moments must be known at once; one of many may wait.
+			due = time.After(max(Interval-time.Since(last), Interval/10))
 		}
 	}
 }

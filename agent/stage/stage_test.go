@@ -10,6 +10,7 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
 )
@@ -196,6 +197,12 @@ func BenchmarkStages(b *testing.B) {
 		{"cri+json+labels", `[{cri: {}}, {json: {expressions: {level: , status: }}}, {labels: {level: }}]`, cri + body},
 		{"cri+regex+labels", `[{cri: {}}, {regex: {expression: '"level":"(?P<level>\w+)"'}}, {labels: {level: }}]`, cri + body},
 		{"docker", `[{docker: {}}]`, `{"log":"` + strings.Repeat("x", 200) + `\n","stream":"stdout","time":"2024-01-01T00:00:00.123456789Z"}`},
+		{"cri+labels", `[{cri: {}}, {static_labels: {cluster: eu}}, {labels: {stream: }}]`, cri + body},
+		{"logfmt+timestamp", `[{logfmt: {mapping: {ts: , level: }}}, {timestamp: {source: ts, format: RFC3339}}, {labels: {level: }}]`, `ts=2024-01-01T00:00:00Z level=info msg="request served" status=200`},
+		{"metrics", `[{metrics: {lines: {type: Counter, config: {match_all: true, action: inc}}}}]`, body},
+		{"replace", `[{replace: {expression: '"request_id":"(\w+)"', replace: '-'}}]`, body},
+		{"template+output", `[{template: {source: x, template: '{{ .job }} {{ .Entry }}'}}, {output: {source: x}}]`, body},
+		{"match+drop", `[{match: {selector: '{job="j"} |= "request"', stages: [{drop: {expression: nothing}}]}}]`, body},
 		{"cri+multiline", `[{cri: {}}, {multiline: {firstline: '^{'}}]`, cri + body},
 	} {
 		b.Run(c.name, func(b *testing.B) {
@@ -289,4 +296,136 @@ func FuzzTime(f *testing.F) {
 			t.Fatalf("%q: accepted", s)
 		}
 	})
+}
+
+// gathered returns the metrics of a Custom as lines of text.
+func gathered(t *testing.T, c *Custom) []string {
+	t.Helper()
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(c)
+	families, err := reg.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out []string
+	for _, f := range families {
+		for _, m := range f.Metric {
+			var ls []string
+			for _, l := range m.Label {
+				ls = append(ls, l.GetName()+"="+l.GetValue())
+			}
+			v := fmt.Sprint(m.GetCounter().GetValue() + m.GetGauge().GetValue())
+			if h := m.GetHistogram(); h != nil {
+				v = fmt.Sprintf("%d %v %v", h.GetSampleCount(), h.GetSampleSum(), h.Bucket[0].GetCumulativeCount())
+			}
+			out = append(out, f.GetName()+"{"+strings.Join(ls, ",")+"} "+v)
+		}
+	}
+	return out
+}
+
+func TestMetricsStage(t *testing.T) {
+	custom := NewCustom()
+	now := time.Unix(1000, 0)
+	custom.now = func() time.Time { return now }
+	env := Env{Custom: custom}
+	const stages = `
+- regex: {expression: '(?P<took>\S+) (?P<code>\d+) (?P<n>-?\d+)'}
+- metrics:
+    lines: {type: Counter, description: all, config: {match_all: true, action: inc}}
+    bytes: {type: Counter, config: {match_all: true, count_entry_bytes: true, action: add}}
+    errors: {type: Counter, source: code, prefix: my_, config: {value: "500", action: inc}}
+    sum: {type: Counter, source: n, config: {action: add}}
+    last: {type: Gauge, source: n, config: {action: set}}
+    seconds: {type: Histogram, source: took, config: {buckets: [0.1, 1]}}
+    missing: {type: Gauge, config: {action: inc}}
+`
+	program := build(t, stages, env)
+	loud := program.New(labels.FromStrings("job", "j"), processor(func(*Entry) {}), Options{})
+	silent := program.New(labels.FromStrings("job", "j"), processor(func(*Entry) {}), Options{Silent: true})
+	for _, l := range []string{"50ms 200 3", "2s 500 -1", "none"} {
+		loud.Line([]byte(l), 1, held{new(int)})
+		silent.Line([]byte(l), 1, held{new(int)})
+	}
+	want := []string{
+		"my_errors{job=j} 1", "promtail_custom_bytes{job=j} 23", "promtail_custom_last{job=j} -1", "promtail_custom_lines{job=j} 3",
+		"promtail_custom_seconds{job=j} 2 2.05 1", "promtail_custom_sum{job=j} 3",
+	}
+	if diff := cmp.Diff(want, gathered(t, custom)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	now = now.Add(6 * time.Minute) // idle series end
+	if got := gathered(t, custom); len(got) != 0 {
+		t.Errorf("after max_idle_duration: %v", got)
+	}
+	var nodes []yaml.Node
+	if err := yaml.Unmarshal([]byte("[{metrics: {last: {type: Counter, config: {action: inc}}}}]"), &nodes); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Build(nodes, env); err == nil {
+		t.Error("a gauge became a counter")
+	}
+}
+
+func TestLimitStage(t *testing.T) {
+	dropped, limited := map[string]int{}, map[string]int{}
+	env := Env{Dropped: func(r string) { dropped[r]++ }, Limited: func(n, v string) { limited[n+"="+v]++ }}
+	run := func(stages string, pods ...string) (out int, blocked bool) {
+		p := build(t, stages, env)
+		for _, pod := range pods {
+			pipe := p.New(labels.FromStrings("pod", pod), processor(func(*Entry) { out++ }), Options{})
+			for range 5 {
+				pipe.Line([]byte("x"), 1, held{new(int)})
+			}
+			blocked = blocked || pipe.Blocked() > time.Now().UnixNano()
+		}
+		return out, blocked
+	}
+	if n, blocked := run(`[{limit: {rate: 0.001, burst: 2, drop: true}}]`, "a", "b"); n != 2 || blocked || dropped["ratelimit_drop_stage"] != 8 {
+		t.Errorf("drop: %d went through, blocked %v, dropped %v", n, blocked, dropped)
+	}
+	if n, _ := run(`[{limit: {rate: 0.001, burst: 2, drop: true, by_label_name: pod}}]`, "a", "b"); n != 4 || limited["pod=a"] != 3 {
+		t.Errorf("by label: %d went through, limited %v", n, limited)
+	}
+	if n, blocked := run(`[{limit: {rate: 0.001, burst: 2}}]`, "a"); n != 5 || !blocked {
+		t.Errorf("wait: %d went through, blocked %v", n, blocked)
+	}
+}
+
+func TestEventLogStage(t *testing.T) {
+	var got []string
+	p := build(t, `[{json: {expressions: {message: }}}, {eventlogmessage: {}}, {labels: {Logon_Type: , User: , User_extracted: }}]`, Env{}).New(
+		labels.FromStrings("User", "u"), processor(func(e *Entry) { got = append(got, e.Labels.Labels.String()) }), Options{})
+	p.Line([]byte(`{"message": "An account\r\nLogon Type: 3\r\nUser: bob \r\n"}`), 1, held{new(int)})
+	if diff := cmp.Diff([]string{`{Logon_Type="3", User="u", User_extracted="bob"}`}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestInspect(t *testing.T) {
+	var b strings.Builder
+	p := build(t, `
+- json: {expressions: {level: , msg: }}
+- labels: {level: }
+- output: {source: msg}
+- match: {selector: '{level="debug"}', action: drop}
+`, Env{Inspect: NewInspector(&b, false)}).New(labels.FromStrings("job", "j"), processor(func(*Entry) {}), Options{})
+	p.Line([]byte(`{"level":"info","msg":"hi"}`), 1, held{new(int)})
+	p.Line([]byte(`{"level":"debug"}`), 1, held{new(int)})
+	want := `{job="j"} "{\"level\":\"info\",\"msg\":\"hi\"}"
+  json                 extracted level = "info"
+  json                 extracted msg = "hi"
+  labels               label level = "info"
+  output               line "hi"
+  match                no change
+{job="j"} "{\"level\":\"debug\"}"
+  json                 extracted level = "debug"
+  json                 extracted msg = nothing
+  labels               label level = "debug"
+  output               no change
+  match                the entry was dropped, or kept back until more lines come
+`
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
 }

@@ -120,8 +120,8 @@ func (t *Tailer) done(l *tailLog, o outcome) {
 	case o.starve:
 		s.state = starved
 		t.mu.starved = append(t.mu.starved, l)
-		if l.consumer == nil || l.consumer.Ready() {
-			t.unstarve(l) // room came between the turn and now; Resume may not come again
+		if l.heir != nil || s.check || l.consumer == nil || l.consumer.Ready() {
+			t.unstarve(l) // something, or room, came between the turn and now; Resume may not come again
 		}
 	case o.more:
 		t.enqueue(l)
