@@ -5,6 +5,14 @@
 // and a repetition carries the same timestamp, so that a store of sets shows it once. The
 // position of a file is the end of what the server has acknowledged.
 //
+// # Parts
+//
+// An Agent has one engine at a time: the jobs, sources and clients of a configuration. A
+// reload builds another one and replaces it. What a job reads is found by agent/discover, for
+// files, or comes from a source: agent/journal, agent/syslog, the push API, Docker, standard
+// input. Entries of sources go through a feed, which does for them what a consumer does for
+// the lines of a file.
+//
 // # The journey of a line
 //
 //	agent/tail       finds the file, reads a buffer of whole lines, opens a span for it

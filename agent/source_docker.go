@@ -151,6 +151,7 @@ func (l *dockerLog) run(ctx context.Context) {
 		if err != nil {
 			l.s.fail(l.id, err)
 			if strings.Contains(strings.ToLower(err.Error()), "no such container") {
+				l.cursor.store.SetCursor(l.cursor.name, "")
 				return
 			}
 		}

@@ -34,8 +34,10 @@ type pushSource struct {
 const (
 	// ackWait bounds how long a push waits for acknowledgements before it is told to come again.
 	ackWait = 10 * time.Second
-	// bodies is how many bodies of the largest size may be in memory at once.
-	bodies = 2
+	// bodies is how many bodies of the largest size may be in memory at once; bodiesMin is
+	// the least memory for them, since buffers that are used again count as well.
+	bodies    = 2
+	bodiesMin = 64 << 20
 	// labelCache is the memory for parsed labels, in bytes.
 	labelCache = 1 << 20
 )
@@ -72,7 +74,7 @@ func (s *pushSource) run(ctx context.Context) {
 // reserve takes memory for a body.
 func (s *pushSource) reserve(taken *int64) func(int64) error {
 	return func(n int64) error {
-		if s.inUse.Add(n) > bodies*int64(s.job.Push.MaxSendMsgSize) {
+		if s.inUse.Add(n) > max(bodies*int64(s.job.Push.MaxSendMsgSize), bodiesMin) {
 			s.inUse.Add(-n)
 			return fault.New(fault.RateLimited, "too many pushes at once; try again")
 		}

@@ -25,6 +25,7 @@ import (
 	"github.com/prometheus/prometheus/discovery/targetgroup"
 	"github.com/prometheus/prometheus/model/labels"
 	"k8s.io/client-go/rest"
+	"k8s.io/klog/v2"
 )
 
 // Target is something to read, before relabelling.
@@ -76,6 +77,7 @@ func New(cfgs []discovery.Config, opts Options) (*Job, error) {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	j := &Job{opts: opts, metrics: newMetrics(opts.Registerer)}
+	logOnce.Do(func() { klog.SetSlogLogger(opts.Logger) }) // what client-go has to say goes there
 	for i, c := range cfgs {
 		p := provider{cfg: c, name: fmt.Sprintf("%s/%d", c.Name(), i)}
 		if k, ok := c.(*kubernetes.SDConfig); ok && k.Role == kubernetes.RolePod {
@@ -86,6 +88,8 @@ func New(cfgs []discovery.Config, opts Options) (*Job, error) {
 	}
 	return j, nil
 }
+
+var logOnce sync.Once
 
 // ErrNotInCluster says that a kubernetes_sd_config without api_server is used outside a pod.
 var ErrNotInCluster = rest.ErrNotInCluster
@@ -214,14 +218,7 @@ func (j *Job) runProvider(ctx context.Context, i int, p provider, to chan<- upda
 	for {
 		select {
 		case <-ctx.Done():
-			// The discoverer may be about to send.
-			go func() {
-				for range ch { //nolint:revive // nothing to do with what comes too late
-				}
-			}()
-			wg.Wait()
-			close(ch)
-			return
+			return // discoverers give up sending when the context ends
 		case groups := <-ch:
 			j.metrics.updates.WithLabelValues(p.cfg.Name()).Inc()
 			select {

@@ -151,7 +151,7 @@ func (s *Store) apply(event []byte) error {
 		if err := json.Unmarshal(event[2:], &kv); err != nil {
 			return err
 		}
-		s.cursors[kv[0]] = kv[1]
+		s.putCursor(kv[0], kv[1])
 	case 'w':
 		at, client, _ := strings.Cut(args, " ")
 		v, err := strconv.ParseInt(at, 10, 64)

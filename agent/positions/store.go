@@ -276,13 +276,21 @@ func (s *Store) Cursor(name string) string {
 	return s.cursors[name]
 }
 
-// SetCursor stores the position of a source that is no file.
+// SetCursor stores the position of a source that is no file; an empty one is forgotten.
 func (s *Store) SetCursor(name, value string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.cursors[name] = value
+	s.putCursor(name, value)
 	b, _ := json.Marshal([2]string{name, value}) // strings always marshal
 	s.logf("c %s", b)
+}
+
+func (s *Store) putCursor(name, value string) {
+	if value == "" {
+		delete(s.cursors, name)
+		return
+	}
+	s.cursors[name] = value
 }
 
 // Run writes snapshots until the context ends, and then a last one.
