@@ -266,8 +266,8 @@ func (q *Querier) takeTurns(sel *model.Selection, key string) {
 	}
 }
 
-// turnBlock is a block that is read in its tenant's turn: from the first column until it
-// is released. Whoever reads it must hold no other block in the same goroutine, or turns
+// turnBlock is a block that is read in its tenant's turn: from when its times are there until
+// it is released. Whoever reads it must hold no other block in the same goroutine, or turns
 // could run out while all wait.
 type turnBlock struct {
 	model.Block
@@ -283,11 +283,15 @@ func (b *turnBlock) enter(ctx context.Context) (err error) {
 	return err
 }
 
+// Times is what is read first. It fetches the block's columns, or a first one, which may
+// mean to wait for the object store or another process; the turn begins after that, so
+// that those who wait for bytes do not keep those who have some from the cores.
 func (b *turnBlock) Times(ctx context.Context) ([]int64, error) {
-	if err := b.enter(ctx); err != nil {
-		return nil, err
+	times, err := b.Block.Times(ctx)
+	if err == nil {
+		err = b.enter(ctx)
 	}
-	return b.Block.Times(ctx)
+	return times, err
 }
 
 func (b *turnBlock) Offsets(ctx context.Context) ([]uint32, error) {

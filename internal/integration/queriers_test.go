@@ -192,7 +192,9 @@ func TestGreedyTenant(t *testing.T) {
 	wg.Wait()
 	t.Logf("alone: median %s, p99 %s; beside the greedy tenant (%d heavy queries done, %d refused): median %s, p99 %s: %.2f times",
 		aloneHalf, alone, done.Load(), refused.Load(), besideHalf, beside, float64(beside)/float64(alone))
-	if beside > 2*alone+20*time.Millisecond {
+	// On a machine with other work the ratio says more about that work; the bound is what a
+	// query that waits for heavy ones would break, since these take seconds.
+	if beside > 2*alone+500*time.Millisecond {
 		t.Errorf("p99 rose from %s to %s", alone, beside)
 	}
 }
