@@ -161,15 +161,13 @@ func (i *Ingester) flush(ctx context.Context, g *generation) (err error) {
 		f.renamed = true
 		dirs[filepath.Dir(f.path)] = true
 	}
-	for dir := range dirs {
-		if err = i.disk.SyncDir(dir); err != nil {
-			return fmt.Errorf("flushing a memtable: %w", err)
-		}
+	if err = i.syncDirs(dirs); err != nil {
+		return fmt.Errorf("flushing a memtable: %w", err)
 	}
 	// 3. Opened, which also proves that they can be read.
 	listed := make([]*localSegment, 0, len(files))
 	for _, f := range files {
-		if f.local, err = openLocal(ctx, f.tenantDay, f.path, extLocal, ""); err != nil {
+		if f.local, err = i.openLocal(ctx, f.tenantDay, f.path, extLocal, ""); err != nil {
 			return fmt.Errorf("opening a segment just written: %w", err)
 		}
 		listed = append(listed, f.local)
@@ -190,6 +188,19 @@ func (i *Ingester) flush(ctx context.Context, g *generation) (err error) {
 	i.mu.Unlock()
 	i.memory.release(g.bytes.Load())
 	return nil
+}
+
+// syncAtOnce is how many syncs of small files and directories wait for the disk together,
+// which then makes one of them. With thousands of tenants a flush is little else.
+const syncAtOnce = 16
+
+func (i *Ingester) syncDirs(dirs map[string]bool) error {
+	var eg errgroup.Group
+	eg.SetLimit(syncAtOnce)
+	for dir := range dirs {
+		eg.Go(func() error { return i.disk.SyncDir(dir) })
+	}
+	return eg.Wait()
 }
 
 // discard removes the files of a flush that has failed. The log still has the entries.
@@ -218,7 +229,11 @@ func (i *Ingester) writeSegments(ctx context.Context, g *generation) ([]*newSegm
 	var mu sync.Mutex
 	var files []*newSegment
 	eg, ctx := errgroup.WithContext(ctx)
-	eg.SetLimit(max(1, min(4, runtime.GOMAXPROCS(0)/2)))
+	limit := max(1, min(4, runtime.GOMAXPROCS(0)/2))
+	if len(tables) > syncAtOnce {
+		limit = syncAtOnce // most are small
+	}
+	eg.SetLimit(limit)
 	for _, t := range tables {
 		eg.Go(func() error {
 			written, err := i.writeTable(ctx, g, t)
@@ -243,7 +258,7 @@ func (i *Ingester) writeTable(ctx context.Context, g *generation, t *table) (fil
 	for group := range slices.Chunk(days, openDays) {
 		writers := make(map[string]*segmentFile)
 		for _, day := range group {
-			w, err := i.createSegment(g, tenantDay{t.tenant, day})
+			w, err := i.createSegment(g, tenantDay{t.tenant, day}, len(rows.refs))
 			if w != nil {
 				writers[day], files = w, append(files, &w.newSegment)
 			}
@@ -275,7 +290,7 @@ type segmentFile struct {
 	writer *segment.Writer
 }
 
-func (i *Ingester) createSegment(g *generation, td tenantDay) (*segmentFile, error) {
+func (i *Ingester) createSegment(g *generation, td tenantDay, rows int) (*segmentFile, error) {
 	id := ulid.Make().String()
 	f := &segmentFile{newSegment: newSegment{tenantDay: td, path: i.localPath(td.tenant, td.day, g.seq, id)}}
 	// An upload may remove the directory, as empty, before the file is in it.
@@ -288,7 +303,7 @@ func (i *Ingester) createSegment(g *generation, td tenantDay) (*segmentFile, err
 	if err != nil {
 		return nil, fmt.Errorf("flushing a memtable: %w", err)
 	}
-	f.buf = bufio.NewWriterSize(f.file, 256<<10)
+	f.buf = bufio.NewWriterSize(f.file, min(4<<10+64*rows, 256<<10)) // a row takes about that
 	f.writer = segment.NewWriter(f.buf, segment.WriterOptions{
 		ID: id, Tenant: td.tenant, RowHash: i.cfg.RowHash,
 		// A local segment lives for minutes, until a merge packs its rows for good. Packing

@@ -56,6 +56,7 @@ type Ingester struct {
 	disk    disk
 	lock    *os.File
 	memory  *memory
+	small   atomic.Int64 // bytes of local segments that are in memory
 
 	stopping atomic.Bool
 

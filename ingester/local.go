@@ -3,6 +3,8 @@ package ingester
 import (
 	"context"
 	"fmt"
+	"io"
+	"os"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -19,6 +21,7 @@ type localSegment struct {
 	tenantDay
 	reader *segment.Reader
 	info   segment.Info
+	closed func() // told when the reader is closed; may be nil
 
 	// Guarded by Ingester.mu; changed by the holder of Ingester.sending only.
 	path  string
@@ -29,26 +32,77 @@ type localSegment struct {
 	pins atomic.Int32 // by those who list it or read it
 }
 
+// Thousands of small tenants have a small file each for every memtable. They are kept in
+// memory instead of open, up to a bound, so that they do not use up the descriptors.
+const (
+	smallFile  = 8 << 10
+	smallFiles = 32 << 20 // bytes of all of them
+)
+
+// smallSource is a small segment file in memory.
+type smallSource struct {
+	path string
+	data []byte
+}
+
+func (s *smallSource) ReadAt(_ context.Context, p []byte, off int64) error {
+	if off < 0 || off > int64(len(s.data)) || copy(p, s.data[off:]) < len(p) {
+		return io.ErrUnexpectedEOF
+	}
+	return nil
+}
+
+func (s *smallSource) Size() int64  { return int64(len(s.data)) }
+func (s *smallSource) Name() string { return s.path }
+
 // openLocal opens a segment file. It starts with one pin, the caller's.
-func openLocal(ctx context.Context, td tenantDay, path, state string, key object.Key) (*localSegment, error) {
-	r, err := segment.OpenFile(ctx, path, segment.ReaderOptions{})
-	if err != nil {
+func (i *Ingester) openLocal(ctx context.Context, td tenantDay, path, state string, key object.Key) (*localSegment, error) {
+	s := &localSegment{tenantDay: td, path: path, state: state, key: key, since: time.Now()}
+	if err := i.openReader(ctx, s); err != nil {
 		return nil, err
 	}
-	s := &localSegment{tenantDay: td, reader: r, info: r.Info(), path: path, state: state, key: key, since: time.Now()}
+	s.info = s.reader.Info()
+	s.pins.Store(1)
 	if s.info.Tenant != td.tenant {
-		_ = r.Close()
+		s.unpin()
 		return nil, fmt.Errorf("segment %s belongs to tenant %q, want %q", path, s.info.Tenant, td.tenant)
 	}
-	s.pins.Store(1)
 	return s, nil
+}
+
+func (i *Ingester) openReader(ctx context.Context, s *localSegment) (err error) {
+	st, err := os.Stat(s.path)
+	if err != nil {
+		return fmt.Errorf("opening a local segment: %w", err)
+	}
+	size := st.Size()
+	if size > smallFile || i.small.Add(size) > smallFiles {
+		if size <= smallFile {
+			i.small.Add(-size)
+		}
+		s.reader, err = segment.OpenFile(ctx, s.path, segment.ReaderOptions{})
+		return err
+	}
+	s.closed = func() { i.small.Add(-size) }
+	data, err := os.ReadFile(s.path)
+	if err == nil {
+		s.reader, err = segment.Open(ctx, &smallSource{s.path, data}, segment.ReaderOptions{})
+	}
+	if err != nil {
+		s.closed()
+	}
+	return err
 }
 
 func (s *localSegment) pin() { s.pins.Add(1) }
 
 func (s *localSegment) unpin() {
-	if s.pins.Add(-1) == 0 {
-		_ = s.reader.Close() // it was only read
+	if s.pins.Add(-1) > 0 {
+		return
+	}
+	_ = s.reader.Close() // it was only read
+	if s.closed != nil {
+		s.closed()
 	}
 }
 

@@ -120,7 +120,7 @@ func (i *Ingester) loadSegments() ([]*localSegment, error) {
 	eg.SetLimit(8)
 	for _, f := range files {
 		eg.Go(func() error {
-			s, err := openLocal(ctx, f.tenantDay, f.path, f.state, f.key)
+			s, err := i.openLocal(ctx, f.tenantDay, f.path, f.state, f.key)
 			if err != nil {
 				return i.damagedSegment(f.path, err)
 			}

@@ -165,9 +165,10 @@ func (i *Ingester) promote(s *localSegment) error {
 func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *localSegment, err error) {
 	td, id := inputs[0].tenantDay, ulid.Make().String()
 	first, last := inputs[0].info.MinTime, inputs[0].info.MaxTime
-	readers := make([]*segment.Reader, len(inputs))
+	readers, size := make([]*segment.Reader, len(inputs)), int64(0)
 	for n, s := range inputs {
 		readers[n] = s.reader
+		size += s.info.Size
 		first, last = min(first, s.info.MinTime), max(last, s.info.MaxTime)
 	}
 	key := catalog.KeyFor(td.tenant, td.day, uploadLevel, first, last, id)
@@ -177,7 +178,7 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 	if err != nil {
 		return nil, fmt.Errorf("merging segments: %w", err)
 	}
-	buf := bufio.NewWriterSize(file, 256<<10)
+	buf := bufio.NewWriterSize(file, int(min(4<<10+size, 256<<10)))
 	_, err = segment.Merge(ctx, buf, readers, segment.MergeOptions{WriterOptions: segment.WriterOptions{ID: id, Tenant: td.tenant, Level: uploadLevel, RowHash: i.cfg.RowHash}})
 	if err == nil {
 		err = buf.Flush()
@@ -194,7 +195,7 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 	}
 	var merged *localSegment
 	if err == nil {
-		merged, err = openLocal(ctx, td, path, extUploading, key)
+		merged, err = i.openLocal(ctx, td, path, extUploading, key)
 	}
 	if err != nil {
 		// It must not stay under either name, for its inputs do.
