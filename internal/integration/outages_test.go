@@ -149,6 +149,17 @@ func TestObjectStoreOutage(t *testing.T) {
 		t.Fatalf("%d objects, want %d: the store was to be away", n, before)
 	}
 
+	for end := time.Now().Add(5 * time.Minute); full() && time.Now().Before(end); time.Sleep(time.Second) {
+		push(100)
+	}
+	for range size(3, 6, 60) { // it comes and goes
+		relay.up()
+		push(100)
+		time.Sleep(200 * time.Millisecond)
+		relay.down()
+		push(100)
+	}
+
 	relay.up()
 	eventually(t, "all rows in the store and none on the local disk", func() bool {
 		p := segments(t, s, store.Dir)
