@@ -349,6 +349,8 @@ func (w *world) toggle() {
 	}
 	w.note("agent starts")
 	w.agent, w.stop = start(w.t, w.cfg, Options{StopTimeout: 50 * time.Millisecond, Budget: 64 << 10})
+	// What was rotated away before an agent has ever looked is none of its business.
+	eventually(w.t, "the agent looks for files", func() bool { return w.agent.engine().store.Scanned("") != 0 })
 }
 
 // fault makes the server behave badly, or well again.
