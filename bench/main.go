@@ -10,6 +10,7 @@
 //	go run ./bench query  -addr http://127.0.0.1:3100 -pid 1234    # the same of a running server
 //	go run ./bench ring   -skald bin/skald -bytes 300MB            # one process with one copy against three with three
 //	go run ./bench scale                                           # what 1 TB, 100 TB and 1 PB a day need, computed
+//	go run ./bench agent  -skald bin/skald -bytes 310MB            # the node agent: a backlog, then new lines
 //	go run ./bench size   -bytes 1GB                               # what zstd makes of the corpus
 //	go run ./bench cold   -skald bin/skald -s3 versitygw -bytes 200MB  # needles in an S3 server, and in ten times the data
 //
@@ -63,12 +64,12 @@ func (s *stringList) String() string     { return fmt.Sprint(*s) }
 func (s *stringList) Set(v string) error { *s = append(*s, v); return nil }
 
 var commands = map[string]func(context.Context, options) error{
-	"all": all, "ingest": ingest, "query": query, "size": size, "ring": ring, "scale": printScale, "cold": cold,
+	"agent": benchAgent, "all": all, "ingest": ingest, "query": query, "size": size, "ring": ring, "scale": printScale, "cold": cold,
 }
 
 func run(ctx context.Context, args []string) error {
 	if len(args) == 0 || commands[args[0]] == nil {
-		return errors.New("usage: bench all|cold|ingest|query|ring|scale|size [flags]; bench query -help lists them")
+		return errors.New("usage: bench agent|all|cold|ingest|query|ring|scale|size [flags]; bench query -help lists them")
 	}
 	o, err := parse(args[0], args[1:])
 	if err != nil {
