@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/skaldlog/skald/agent/positions"
@@ -643,20 +644,25 @@ type sibling struct {
 func (l *tailLog) siblings() []sibling {
 	var out []sibling
 	base := filepath.Base(realPath(l.path))
+	stem := strings.TrimSuffix(base, filepath.Ext(base))
+	if stem == "" {
+		stem = base
+	}
+	now := time.Now().UnixNano()
 	for _, dir := range l.dirs() {
-		list, err := os.ReadDir(dir)
+		names, err := l.t.listings.withPrefix(dir, stem, now)
 		if err != nil {
 			continue
 		}
-		for _, e := range list {
-			if !rotatedName(base, e.Name()) {
+		for _, name := range names {
+			if !rotatedName(base, name) {
 				continue
 			}
-			fi, err := e.Info()
+			path := filepath.Join(dir, name)
+			fi, err := os.Lstat(path)
 			if err != nil || !fi.Mode().IsRegular() || fi.Size() == 0 {
 				continue
 			}
-			path := filepath.Join(dir, e.Name())
 			st := statOf(fi)
 			out = append(out, sibling{path, st.id, st.mtime, l.target.wants(path)})
 		}

@@ -149,13 +149,14 @@ type Stats struct {
 
 // Tailer follows the files of some targets for one client.
 type Tailer struct {
-	cfg     Config
-	store   *positions.Store
-	Stats   Stats
-	log     *slog.Logger
-	watch   *watcher
-	began   int64       // since when files are followed: what was changed later is news
-	polling atomic.Bool // some directory cannot be watched
+	cfg      Config
+	store    *positions.Store
+	Stats    Stats
+	log      *slog.Logger
+	watch    *watcher
+	began    int64       // since when files are followed: what was changed later is news
+	polling  atomic.Bool // some directory cannot be watched
+	listings listings
 	// familiar are the files that the last scan saw and no pattern matches, by directory.
 	familiar map[string]map[string]bool
 
