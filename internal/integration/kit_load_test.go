@@ -170,7 +170,8 @@ func (l *load) check(door *member) {
 	l.mu.checks++
 	switch {
 	case err != nil:
-		l.mu.refused[door.id+": "+shortened(err.Error(), 200)]++
+		_, reason, _ := strings.Cut(err.Error(), "]))") // the rest of the query differs each time
+		l.mu.refused[door.id+": "+shortened(reason, 100)]++
 	case int64(got) < atLeast || int64(got) > atMost:
 		l.mu.wrong = append(l.mu.wrong, fmt.Sprintf("after %.1fs %s counts %d lines, want %d to %d", at.Sub(l.started).Seconds(), door.id, got, atLeast, atMost))
 	}

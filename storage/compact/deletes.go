@@ -246,7 +246,11 @@ func (d *Deletes) load(ctx context.Context, tenant model.Tenant) ([]Request, err
 	requests, states := map[string]*Request{}, map[string]state{}
 	for info, err := range d.store.List(ctx, folder(tenant)) {
 		if err != nil {
-			return nil, fmt.Errorf("list delete requests: %w", err)
+			err = fmt.Errorf("list delete requests: %w", err)
+			if fault.Of(err) == fault.Internal {
+				err = fault.Wrap(fault.Unavailable, err) // the store's trouble, not ours
+			}
+			return nil, err
 		}
 		name := strings.TrimPrefix(string(info.Key), folder(tenant))
 		if id, ok := strings.CutSuffix(name, stateSuffix); ok {
