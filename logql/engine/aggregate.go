@@ -15,7 +15,8 @@ import (
 type grouper struct {
 	without bool
 	names   []string
-	builder *labels.Builder
+	builder *labels.Builder       // for without
+	kept    labels.ScratchBuilder // for by
 }
 
 func newGrouper(g *syntax.Grouping) *grouper {
@@ -35,12 +36,17 @@ func (g *grouper) labels(l labels.Labels) labels.Labels {
 	if !g.without && len(g.names) == 0 {
 		return labels.EmptyLabels()
 	}
-	g.builder.Reset(l)
-	if g.without {
-		g.builder.Del(g.names...)
-	} else {
-		g.builder.Keep(g.names...)
+	if !g.without {
+		g.kept.Reset()
+		l.Range(func(l labels.Label) {
+			if slices.Contains(g.names, l.Name) {
+				g.kept.Add(l.Name, l.Value) // with an empty value too, as Loki does
+			}
+		})
+		return g.kept.Labels()
 	}
+	g.builder.Reset(l)
+	g.builder.Del(g.names...)
 	return g.builder.Labels()
 }
 

@@ -28,6 +28,8 @@ type rangeScan struct {
 	// plain says that the only stages are line filters, so that a row's labels are its
 	// stream's and its metadata, and its line stays as it is.
 	plain bool
+	// dropEmpty says that series lose labels with empty values.
+	dropEmpty bool
 }
 
 // Range evaluates a range aggregation at every point of the grid. The result has one
@@ -77,6 +79,7 @@ func newRangeScan(agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *
 		return nil, nil, err
 	}
 	s.windows = newWindows(grid, int64(agg.Range.Range), int64(agg.Range.Offset))
+	s.dropEmpty = dropsEmpty(agg, s.grouping, grid.Step <= 0)
 	s.needs = rangeNeeds(agg, s.grouping)
 	s.plain = agg.Range.Unwrap == nil && s.op.additive() && onlyLineFilters(agg.Range.Log.Stages)
 	s.req = &model.Request{

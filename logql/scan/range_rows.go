@@ -3,12 +3,14 @@ package scan
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/pipeline"
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // eachRow calls f for every wanted row, or only for those that passed the filters.
@@ -57,6 +59,12 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64) error {
 			from, to = 0, 0
 		}
 		ts := r.times[row]
+		if ts < from || ts >= to {
+			bucket, from, to = w.windows.bucket(ts), ts, w.windows.after(ts)
+		}
+		if bucket < 0 { // between two windows: not even its errors count
+			return nil
+		}
 		line, lbs, ok := stream.ProcessRest(ts, r.line(row), r.metadata(row))
 		if !ok {
 			return nil
@@ -65,12 +73,6 @@ func (w *rangeWorker) process(ctx context.Context, seq uint64) error {
 		id := w.series(lbs.Group())
 		if id == failed {
 			return &rowError{ts: ts, text: pipelineError(lbs.Group().Labels)}
-		}
-		if ts < from || ts >= to {
-			bucket, from, to = w.windows.bucket(ts), ts, w.windows.after(ts)
-		}
-		if bucket < 0 {
-			return nil
 		}
 		s := sample{value: lbs.Value(), ts: ts, seq: seq + uint64(row)}
 		switch {
@@ -101,12 +103,34 @@ func (w *rangeWorker) series(set *pipeline.Set) int {
 	if set.Labels.Get(errorLabel) != "" && !set.Labels.Has(preserveErrorLabel) {
 		return failed
 	}
-	l := withoutEmpty(set.Labels)
+	l := set.Labels
+	if w.dropEmpty {
+		l = withoutEmpty(l)
+	}
 	set.Slot = int32(w.table.id(l.Hash(), func() labels.Labels { return l })) + 1
 	return int(set.Slot) - 1
 }
 
-// withoutEmpty removes labels with empty values, which series do not have.
+// splitRange is the range above which Loki puts an instant query together from parts.
+const splitRange = time.Hour
+
+// dropsEmpty reports whether an aggregation's series lose labels with empty values. As
+// in Loki they keep them, unless it puts the aggregation together from others: for a long
+// range of an instant query, for a grouped average, and where labels are taken away.
+func dropsEmpty(agg *syntax.RangeAgg, grouping *syntax.Grouping, instant bool) bool {
+	if grouping != nil && grouping.Without {
+		return true
+	}
+	switch agg.Op {
+	case "avg_over_time":
+		return agg.Grouping != nil
+	case "count_over_time", "rate", "bytes_over_time", "bytes_rate", "sum_over_time", "min_over_time", "max_over_time":
+		return instant && agg.Grouping == nil && time.Duration(agg.Range.Range) > splitRange
+	}
+	return false
+}
+
+// withoutEmpty removes labels with empty values.
 func withoutEmpty(l labels.Labels) labels.Labels {
 	empty := false
 	l.Range(func(l labels.Label) { empty = empty || l.Value == "" })

@@ -171,20 +171,22 @@ func (s *script) load(body []string) error {
 	return nil
 }
 
-// labelsOf reads a label set in front of a line and returns what follows.
+// labelsOf reads a label set in front of a line and returns what follows. Empty values
+// stay: some series have them.
 func labelsOf(line string) (labels.Labels, string, error) {
-	b := labels.NewBuilder(labels.EmptyLabels())
+	var b labels.ScratchBuilder
 	rest, ok := strings.CutPrefix(line, "{")
 	for ok && rest != "" {
 		rest = strings.TrimLeft(rest, ", ")
 		if after, done := strings.CutPrefix(rest, "}"); done {
+			b.Sort()
 			return b.Labels(), strings.TrimSpace(after), nil
 		}
 		name, value, tail, err := pair(rest)
 		if err != nil {
 			return labels.EmptyLabels(), "", err
 		}
-		b.Set(name, value)
+		b.Add(name, value)
 		rest = tail
 	}
 	return labels.EmptyLabels(), "", fmt.Errorf("no label set in %q", line)
