@@ -3,6 +3,7 @@ package scan
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -115,17 +116,39 @@ func (w *rangeWorker) series(set *pipeline.Set) int {
 const splitRange = time.Hour
 
 // dropsEmpty reports whether an aggregation's series lose labels with empty values. As
-// in Loki they keep them, unless it puts the aggregation together from others: for a long
-// range of an instant query, for a grouped average, and where labels are taken away.
+// in Loki they keep them, except where it builds the label set anew: when it puts an
+// aggregation together from others (for a long range of an instant query, for a grouped
+// average, for the operations that it shards), and when a stage takes a label away.
 func dropsEmpty(agg *syntax.RangeAgg, grouping *syntax.Grouping, instant bool) bool {
+	if agg.Op == "avg_over_time" && agg.Grouping != nil {
+		return true
+	}
 	if grouping != nil && grouping.Without {
+		switch agg.Op {
+		case "quantile_over_time", "stddev_over_time", "stdvar_over_time", "first_over_time", "last_over_time":
+			return agg.Grouping == nil
+		}
+		return true
+	}
+	if grouping == nil && slices.ContainsFunc(agg.Range.Log.Stages, takesLabelsAway) {
 		return true
 	}
 	switch agg.Op {
-	case "avg_over_time":
-		return agg.Grouping != nil
 	case "count_over_time", "rate", "bytes_over_time", "bytes_rate", "sum_over_time", "min_over_time", "max_over_time":
 		return instant && agg.Grouping == nil && time.Duration(agg.Range.Range) > splitRange
+	}
+	return false
+}
+
+func takesLabelsAway(s syntax.Stage) bool {
+	bare := func(l syntax.NameOrMatcher) bool { return l.Matcher == nil }
+	switch s := s.(type) {
+	case *syntax.DropStage:
+		return slices.ContainsFunc(s.Labels, bare)
+	case *syntax.KeepStage:
+		return true
+	case *syntax.LabelFormat:
+		return slices.ContainsFunc(s.Formats, func(f syntax.LabelAssign) bool { return f.Rename })
 	}
 	return false
 }
