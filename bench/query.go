@@ -21,6 +21,7 @@ type measured struct {
 	cold     time.Duration
 	warm     []time.Duration // sorted
 	cpu      time.Duration   // of the server, for one warm run
+	cores    float64         // that the server used during warm runs, on average
 	stats    queryStats      // of the first run
 	wrong    error
 }
@@ -122,6 +123,7 @@ func runWarm(ctx context.Context, o options, tg target, t *truth, results []meas
 				return err
 			}
 		}
+		began := time.Now()
 		for range max(1, o.runs) {
 			took, _, err := ask(ctx, tg.addr, t, i, m.question)
 			if err != nil && m.wrong == nil {
@@ -136,6 +138,7 @@ func runWarm(ctx context.Context, o options, tg target, t *truth, results []meas
 				return err
 			}
 			m.cpu = (after - before) / time.Duration(len(m.warm))
+			m.cores = (after - before).Seconds() / time.Since(began).Seconds()
 		}
 		fmt.Fprintf(os.Stderr, "%-16s %8.1f ms\n", m.question.name, ms(m.median()))
 		if err := profileQuery(ctx, o, tg.addr, t, i, m.question); err != nil {

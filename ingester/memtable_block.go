@@ -108,6 +108,9 @@ func (b *memBlock) Lines(context.Context) ([]byte, error) {
 // Packed returns nil: in memory lines are whole.
 func (b *memBlock) Packed(context.Context) (model.Packed, error) { return nil, nil }
 
+// Fetch returns nil: rows are in memory.
+func (b *memBlock) Fetch() func(context.Context) error { return nil }
+
 func (b *memBlock) MetadataNames() []string {
 	present := make([]bool, len(b.snap.names))
 	for _, r := range b.refs {

@@ -18,6 +18,7 @@ type source struct {
 	key   object.Key
 	size  int64
 	gone  func() // called when the object turns out to be missing; nil does nothing
+	far   bool   // what is not cached comes over a network
 }
 
 // NewSource returns the bytes of a listed segment, for segment.Open and segment.Verify.
@@ -25,11 +26,15 @@ func NewSource(store object.Store, ref catalog.Ref) segment.Source { return newS
 
 func newSource(store object.Store, ref catalog.Ref) *source {
 	cache, _ := store.(*object.Cache)
-	return &source{store: store, cache: cache, key: ref.Key, size: ref.Size}
+	far := object.Remote(store) || cache != nil && object.Remote(cache.Store)
+	return &source{store: store, cache: cache, key: ref.Key, size: ref.Size, far: far}
 }
 
 func (s *source) Size() int64  { return s.size }
 func (s *source) Name() string { return string(s.key) }
+
+// Far has blocks fetched before they are needed; see segment.Source.
+func (s *source) Far() bool { return s.far }
 
 // ReadAt implements segment.Source.
 func (s *source) ReadAt(ctx context.Context, p []byte, off int64) error {
@@ -108,6 +113,14 @@ func count(ctx context.Context, n int, cached, hit bool) {
 type block struct {
 	model.Block
 	stats *model.Stats
+}
+
+func (b *block) Fetch() func(context.Context) error {
+	fetch := b.Block.Fetch()
+	if fetch == nil {
+		return nil
+	}
+	return func(ctx context.Context) error { return fetch(accounted(ctx, b.stats, false)) }
 }
 
 func (b *block) Times(ctx context.Context) ([]int64, error) {

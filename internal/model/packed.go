@@ -11,6 +11,10 @@ type Packed interface {
 	Text() []byte
 	// Offsets returns Rows()+1 positions: row i's packed line is Text()[Offsets[i]:Offsets[i+1]].
 	Offsets(ctx context.Context) ([]uint32, error)
+	// IDs is the digits that have been taken out of all rows, end to end, two a byte.
+	IDs() []byte
+	// IDOffsets returns Rows()+1 positions of the rows' digits in IDs.
+	IDOffsets(ctx context.Context) ([]uint32, error)
 	// Lines makes the lines of some rows, given in ascending order. They stand where the
 	// block's Lines has them, by the block's Offsets; what stands elsewhere is undefined. The
 	// result is valid until the next call.

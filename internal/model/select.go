@@ -114,6 +114,10 @@ type Block interface {
 	Runs() []Run
 	// Dead marks rows to be ignored (duplicates of another part); nil when there are none.
 	Dead() Bitmap
+	// Fetch returns what brings the columns that the request named from afar, so that reading
+	// them does not wait; nil when they are at hand. It runs before anything of the block is
+	// read, or not at all. When it fails, reading tries again, and says why.
+	Fetch() func(ctx context.Context) error
 	// Times returns one timestamp per row.
 	Times(ctx context.Context) ([]int64, error)
 	// Offsets returns Rows()+1 positions: row i's line is Lines()[Offsets[i]:Offsets[i+1]].

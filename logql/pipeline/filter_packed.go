@@ -1,6 +1,8 @@
 package pipeline
 
 import (
+	"bytes"
+	"slices"
 	"sort"
 
 	"github.com/skaldlog/skald/internal/packed"
@@ -12,6 +14,14 @@ import (
 type packedTest struct {
 	text *contains
 	keep bool
+	ids  [][]byte // unless nil, the line may have one of these in its ids instead of text
+}
+
+// PackedLines is the lines of a block as model.Packed has them. NonePacked does not need the
+// offsets.
+type PackedLines struct {
+	Text, IDs    []byte
+	TextAt, IDAt []uint32
 }
 
 // minCore is the shortest piece of a needle that is looked for in packed lines: shorter ones
@@ -31,8 +41,14 @@ func packedTests(tests []lineTest) []packedTest {
 			}
 		default:
 			for _, need := range needed(t) {
+				if need == nil {
+					continue
+				}
 				if c := packedCore(need); c != nil {
-					out = append(out, packedTest{c, true})
+					out = append(out, packedTest{text: c, keep: true})
+				}
+				if t := packedID(need); t != nil {
+					out = append(out, *t)
 				}
 			}
 		}
@@ -67,9 +83,6 @@ func needed(t lineTest) []*contains {
 
 // packedCore returns the test for the piece of a text that stands in packed lines, too.
 func packedCore(c *contains) *contains {
-	if c == nil {
-		return nil
-	}
 	needle := longestSimple(c.needle, c.fold)
 	from, to := packed.Core(needle, c.fold)
 	if to-from < minCore {
@@ -77,6 +90,16 @@ func packedCore(c *contains) *contains {
 	}
 	core, _ := newContains(string(needle[from:to]), c.fold).(*contains)
 	return core
+}
+
+// packedID returns the test for an id in a text, nil when there is none.
+func packedID(c *contains) *packedTest {
+	id, ok := packed.FindID(longestSimple(c.needle, c.fold))
+	if !ok {
+		return nil
+	}
+	text, _ := newContains(string(id.Text), c.fold).(*contains)
+	return &packedTest{text: text, keep: true, ids: id.Bytes}
 }
 
 // longestSimple returns the longest piece of a needle that can be searched for byte by byte:
@@ -101,19 +124,24 @@ func longestSimple(needle []byte, fold bool) []byte {
 // Packs reports whether FilterPacked can exclude anything.
 func (p *Pipeline) Packs() bool { return p.lead != nil && len(p.lead.packed) > 0 }
 
-// NonePacked reports whether no row can pass the leading line filters, as the whole packed
-// text of a block lacks what all that pass have.
-func (p *Pipeline) NonePacked(text []byte) bool {
+// NonePacked reports whether no row can pass the leading line filters, as the packed lines
+// of a block as a whole lack what all that pass have.
+func (p *Pipeline) NonePacked(lines *PackedLines) bool {
 	p.packedFrom = 0
 	for _, t := range p.lead.packed {
 		if !t.keep {
 			continue
 		}
-		at := t.text.index(text)
+		if slices.ContainsFunc(t.ids, func(id []byte) bool { return bytes.Contains(lines.IDs, id) }) {
+			continue
+		}
+		at := t.text.index(lines.Text)
 		if at < 0 {
 			return true
 		}
-		p.packedFrom = max(p.packedFrom, uint32(at))
+		if t.ids == nil {
+			p.packedFrom = max(p.packedFrom, uint32(at))
+		}
 	}
 	return false
 }
@@ -121,14 +149,44 @@ func (p *Pipeline) NonePacked(text []byte) bool {
 // FilterPacked keeps, in sel's memory, the rows that may pass the leading line filters. It
 // is given lines whose fields are still taken out, of which NonePacked has just said that
 // some may pass; the rows that are left go through FilterBatch with their whole lines.
-func (p *Pipeline) FilterPacked(text []byte, offsets, sel []uint32) []uint32 {
-	before := sort.Search(len(sel), func(i int) bool { return offsets[sel[i]+1] > p.packedFrom })
+func (p *Pipeline) FilterPacked(lines *PackedLines, sel []uint32) []uint32 {
+	before := sort.Search(len(sel), func(i int) bool { return lines.TextAt[sel[i]+1] > p.packedFrom })
 	sel = sel[before:]
-	for _, t := range p.lead.packed {
+	for i := range p.lead.packed {
 		if len(sel) == 0 {
 			break
 		}
-		sel = sweepRows(t.text, t.keep, text, offsets, sel)
+		if t := &p.lead.packed[i]; t.ids != nil {
+			sel = t.sweepIDs(lines, sel)
+		} else {
+			sel = sweepRows(t.text, t.keep, lines.Text, lines.TextAt, sel)
+		}
 	}
 	return sel
+}
+
+// sweepIDs keeps the rows that have one of the ids, or the text. Usually these are a few of
+// thousands.
+func (t *packedTest) sweepIDs(lines *PackedLines, sel []uint32) []uint32 {
+	var found []uint32
+	for _, id := range t.ids {
+		for at := 0; ; {
+			hit := bytes.Index(lines.IDs[at:], id)
+			if hit < 0 {
+				break
+			}
+			// The last row that begins there or before; those before it may be empty.
+			row := sort.Search(len(lines.IDAt), func(i int) bool { return int(lines.IDAt[i]) > at+hit }) - 1
+			found = append(found, uint32(row))
+			at += hit + 1
+		}
+	}
+	if t.text.index(lines.Text) >= 0 {
+		found = append(found, sweepRows(t.text, true, lines.Text, lines.TextAt, slices.Clone(sel))...)
+	}
+	slices.Sort(found)
+	return slices.DeleteFunc(sel, func(row uint32) bool {
+		_, ok := slices.BinarySearch(found, row)
+		return !ok
+	})
 }

@@ -128,7 +128,7 @@ func TestAccumulatorsAgreeWithDefinitions(t *testing.T) {
 					if some != got[i].present.Has(p) {
 						t.Fatalf("%v: series %d point %d: present %t, want %t", op, i, p, !some, some)
 					}
-					if some && !close(got[i].values[p], want) {
+					if some && !near(got[i].values[p], want) {
 						t.Fatalf("%v: series %d point %d of %+v [%d]: got %v, want %v of %v", op, i, p, g, rng, got[i].values[p], want, in)
 					}
 				}
@@ -173,7 +173,7 @@ func accumulated(t *testing.T, op operation, w *windows, series [][]sample, rnd 
 	return out
 }
 
-func close(a, b float64) bool {
+func near(a, b float64) bool {
 	return a == b || math.IsNaN(a) && math.IsNaN(b) || math.Abs(a-b) <= 1e-9*math.Max(1, math.Max(math.Abs(a), math.Abs(b)))
 }
 
@@ -190,7 +190,7 @@ func TestAccumulatorsWithOddValues(t *testing.T) {
 		for i, v := range values {
 			acc.add(0, 0, sample{value: v, ts: int64(i + 1)})
 		}
-		if got := acc.result(t.Context(), 0, &w).values[0]; !close(got, want) {
+		if got := acc.result(t.Context(), 0, &w).values[0]; !near(got, want) {
 			t.Errorf("%s of %v: got %v, want %v", op, values, got, want)
 		}
 	}

@@ -91,15 +91,18 @@ func (r *blockReader) load(ctx context.Context, req *model.Request, pipe *pipeli
 		return err
 	}
 	if p != nil && pipe.Packs() {
-		if pipe.NonePacked(p.Text()) {
+		lines := pipeline.PackedLines{Text: p.Text(), IDs: p.IDs()}
+		if pipe.NonePacked(&lines) {
 			r.passed = r.passed[:0]
 			return nil
 		}
-		offsets, err := p.Offsets(ctx)
-		if err != nil {
+		if lines.TextAt, err = p.Offsets(ctx); err != nil {
 			return err
 		}
-		if r.passed = pipe.FilterPacked(p.Text(), offsets, r.passed); len(r.passed) == 0 {
+		if lines.IDAt, err = p.IDOffsets(ctx); err != nil {
+			return err
+		}
+		if r.passed = pipe.FilterPacked(&lines, r.passed); len(r.passed) == 0 {
 			return nil
 		}
 	}

@@ -120,7 +120,7 @@ func (l *logScan) dense(ctx context.Context, blocks []arrived, pipe *pipeline.Pi
 		}
 		workers[i] = &logWorker{logScan: l, pipe: pipe}
 	}
-	return parallel(ctx, blocks, n, func(ctx context.Context, worker, _ int, b arrived) error {
+	return parallel(ctx, &ahead[arrived]{blocks: blocks, slow: true}, n, func(ctx context.Context, worker, _ int, b arrived) error {
 		return workers[worker].block(ctx, b)
 	})
 }

@@ -108,7 +108,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 		w, _ := s.worker(pipe.Clone())
 		workers = append(workers, w)
 	}
-	err = parallel(ctx, blocks, len(workers), func(ctx context.Context, worker, index int, b model.Block) error {
+	err = parallel(ctx, &ahead[model.Block]{blocks: blocks}, len(workers), func(ctx context.Context, worker, index int, b model.Block) error {
 		return workers[worker].block(ctx, index, b)
 	})
 	if err != nil {

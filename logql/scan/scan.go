@@ -175,9 +175,10 @@ const checkEvery = 2048
 // parallel runs work on every block with so many goroutines, each with its worker
 // number, and releases each block when its work is done. The first error stops all.
 // When it returns, no goroutine is left and every block has been released.
-func parallel[B model.Block](ctx context.Context, blocks []B, workers int, work func(ctx context.Context, worker, index int, b B) error) error {
+func parallel[B model.Block](ctx context.Context, queue *ahead[B], workers int, work func(ctx context.Context, worker, index int, b B) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
+	blocks := queue.blocks
 	var next atomic.Int64
 	var wg sync.WaitGroup
 	for w := range workers {
@@ -187,6 +188,7 @@ func parallel[B model.Block](ctx context.Context, blocks []B, workers int, work 
 				if i >= len(blocks) {
 					return
 				}
+				queue.take(ctx, i)
 				// After a failure the rest of the queue is only released.
 				if ctx.Err() == nil {
 					if err := work(ctx, w, i, blocks[i]); err != nil {
@@ -198,5 +200,6 @@ func parallel[B model.Block](ctx context.Context, blocks []B, workers int, work 
 		})
 	}
 	wg.Wait()
+	queue.running.Wait()
 	return context.Cause(ctx)
 }

@@ -232,6 +232,17 @@ func (b *block) corrupt(part int, err error) error {
 	return b.r.corrupt(where, err)
 }
 
+// Fetch implements model.Block.
+func (b *block) Fetch() func(context.Context) error {
+	if far, ok := b.r.src.(interface{ Far() bool }); !ok || !far.Far() {
+		return nil
+	}
+	return func(ctx context.Context) error {
+		_, err := b.frame(ctx, partTimes)
+		return err
+	}
+}
+
 // Times decodes the timestamps.
 func (b *block) Times(ctx context.Context) ([]int64, error) {
 	if b.times != nil {

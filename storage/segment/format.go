@@ -45,9 +45,12 @@ const (
 	DefaultBlockBytes = 256 << 10
 	// DefaultBlockRows keeps decoded timestamps of a block in the L2 cache (512 KiB).
 	DefaultBlockRows = 1 << 16
-	// tailBytes is what Open reads first: footer, block index and usually the stream
-	// table of a segment of a few hundred megabytes.
-	tailBytes = 64 << 10
+	// Open first reads as much of a file's end as usually holds footer, block index, stream
+	// table and postings, which together are about a thousandth of it: between minTail and
+	// maxTail bytes.
+	tailShare = 1 << 10
+	minTail   = 32 << 10
+	maxTail   = 512 << 10
 )
 
 // kind says what a frame holds. It enters the frame's checksum.

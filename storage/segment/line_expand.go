@@ -240,6 +240,17 @@ func newPackedLines(b *block, body []byte) (*packedLines, error) {
 // Text implements model.Packed.
 func (p *packedLines) Text() []byte { return *p.text }
 
+// IDs implements model.Packed.
+func (p *packedLines) IDs() []byte { return p.ids }
+
+// IDOffsets implements model.Packed.
+func (p *packedLines) IDOffsets(ctx context.Context) ([]uint32, error) {
+	if _, err := p.Offsets(ctx); err != nil {
+		return nil, err
+	}
+	return *p.idAt, nil
+}
+
 // Offsets implements model.Packed.
 func (p *packedLines) Offsets(ctx context.Context) ([]uint32, error) {
 	if p.textAt != nil {

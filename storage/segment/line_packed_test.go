@@ -41,7 +41,7 @@ func tokenLines(rng *rand.Rand, n int) (times []int64, lines [][]byte) {
 // the needle has its core in the packed text, and a needle found there verbatim is in the line.
 func TestPackedTextKeepsCores(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 3))
-	cores, verbatim := 0, 0
+	cores, verbatim, ids, idTexts := 0, 0, 0, 0
 	for range 300 {
 		times, lines := tokenLines(rng, 40)
 		b, e, _, ok := encodeFields(times, lines...)
@@ -66,11 +66,22 @@ func TestPackedTextKeepsCores(t *testing.T) {
 			}
 			lo, hi := packed.Core(needle, fold)
 			core := needle[lo:hi]
+			id, isID := packed.FindID(needle)
 			for row, line := range lines {
 				text := same(e.text[textAt[row]:textAt[row+1]])
 				has := bytes.Contains(same(line), needle)
 				if has && !bytes.Contains(text, core) {
 					t.Fatalf("%q contains %q, but %q lacks its core %q", line, needle, text, core)
+				}
+				if has && isID {
+					ids++
+					rowIDs := e.ids[idAt[row]:idAt[row+1]]
+					if !slices.ContainsFunc(id.Bytes, func(b []byte) bool { return bytes.Contains(rowIDs, b) }) {
+						idTexts++
+						if !bytes.Contains(text, id.Text) {
+							t.Fatalf("%q contains %q, but has neither of %x in %x nor %q in %q", line, needle, id.Bytes, rowIDs, id.Text, text)
+						}
+					}
 				}
 				if has && len(core) > 3 {
 					cores++
@@ -84,8 +95,8 @@ func TestPackedTextKeepsCores(t *testing.T) {
 			}
 		}
 	}
-	if cores < 1000 || verbatim < 1000 {
-		t.Errorf("%d cores and %d hits: the test tests nothing", cores, verbatim)
+	if cores < 1000 || verbatim < 1000 || ids-idTexts < 500 || idTexts < 100 {
+		t.Errorf("%d cores, %d hits, %d ids, %d of them in the text: the test tests nothing", cores, verbatim, ids, idTexts)
 	}
 }
 

@@ -63,31 +63,37 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 		}
 		return false
 	})
-	out := blocks[:0]
-	for len(blocks) > 0 {
-		// The blocks of one needle group, or a block without needles.
-		n := 1
-		if r.index.blocks[blocks[0]].width == 0 {
-			out, blocks = append(out, blocks[0]), blocks[1:]
-			continue
-		}
-		number := r.index.blocks[blocks[0]].group
-		for n < len(blocks) && r.index.blocks[blocks[n]].width > 0 && r.index.blocks[blocks[n]].group == number {
-			n++
-		}
-		rows, err := r.needleRows(ctx, number, clauses, stats)
-		if err != nil {
-			return nil, err
-		}
-		probes := rows.probes(clauses)
-		for _, i := range blocks[:n] {
-			if r.mayHold(i, clauses, probes) {
-				out = append(out, i)
-			}
-		}
-		blocks = blocks[n:]
+	groups, err := r.needleGroups(ctx, blocks, clauses, stats)
+	if err != nil {
+		return nil, err
 	}
-	return out, nil
+	var probes [][]probe
+	current := -1
+	return slices.DeleteFunc(blocks, func(i int) bool {
+		b := &r.index.blocks[i]
+		if b.width == 0 {
+			return false // a block without needles
+		}
+		if b.group != current {
+			current, probes = b.group, groups[b.group].probes(clauses)
+		}
+		return !r.mayHold(i, clauses, probes)
+	}), nil
+}
+
+// needleGroups reads what the clauses need of the groups of some blocks. All of it is asked
+// for at once, since each request may take as long as a round trip to an object store.
+func (r *Reader) needleGroups(ctx context.Context, blocks []int, clauses [][]lookup, stats *model.Stats) (map[int]*needleRows, error) {
+	groups := make(map[int]*needleRows)
+	var fetches errgroup.Group
+	fetches.SetLimit(r.opts.Parallel)
+	for _, i := range blocks {
+		b := &r.index.blocks[i]
+		if b.width > 0 && groups[b.group] == nil {
+			groups[b.group] = r.needleRows(ctx, &fetches, b.group, clauses, stats)
+		}
+	}
+	return groups, fetches.Wait()
 }
 
 // hasColumn reports whether a block has a metadata column; column -1 stands for the lines.
@@ -171,9 +177,9 @@ type needleRows struct {
 	pages map[int][]byte
 }
 
-// needleRows reads the pages of a group that the clauses need: neighbours in one
-// request, and some requests at once.
-func (r *Reader) needleRows(ctx context.Context, number int, clauses [][]lookup, stats *model.Stats) (*needleRows, error) {
+// needleRows has the pages of a group fetched that the clauses need, neighbours in one
+// request. They are there when fetches are done.
+func (r *Reader) needleRows(ctx context.Context, fetches *errgroup.Group, number int, clauses [][]lookup, stats *model.Stats) *needleRows {
 	g := &r.index.groups[number]
 	rows := &needleRows{group: g, pages: make(map[int][]byte)}
 	var wanted []int
@@ -189,8 +195,6 @@ func (r *Reader) needleRows(ctx context.Context, number int, clauses [][]lookup,
 	}
 	slices.Sort(wanted)
 	wanted = slices.Compact(wanted)
-	var fetches errgroup.Group
-	fetches.SetLimit(r.opts.Parallel)
 	for len(wanted) > 0 {
 		n := 1
 		start, size := g.pageRange(wanted[0])
@@ -222,5 +226,5 @@ func (r *Reader) needleRows(ctx context.Context, number int, clauses [][]lookup,
 			return nil
 		})
 	}
-	return rows, fetches.Wait()
+	return rows
 }

@@ -17,7 +17,8 @@ type ReaderOptions struct {
 	// between two wanted columns of a block; 64 KiB when 0. A request to an object store
 	// costs as much as some hundred kilobytes.
 	MaxGap int
-	// Parallel bounds the requests for needle pages that are under way at once; 8 when 0.
+	// Parallel bounds the requests for needle pages that are under way at once; 16, which is
+	// all that one needle needs, when 0.
 	Parallel int
 }
 
@@ -56,22 +57,20 @@ func OpenFile(ctx context.Context, path string, opts ReaderOptions) (*Reader, er
 	return r, nil
 }
 
-// Open reads footer and block index of a segment. Usually that is one read of 64 KiB.
+// Open reads footer and block index of a segment. Usually that is one read, of at least 32 KiB.
 func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) {
 	if opts.MaxGap == 0 {
 		opts.MaxGap = 64 << 10
 	}
 	if opts.Parallel <= 0 {
-		opts.Parallel = 8
+		opts.Parallel = maxLookupKeys
 	}
 	r := &Reader{src: src, opts: opts}
 	size := src.Size()
 	if size < int64(len(headerMagic))+trailerSize {
 		return nil, corrupt(src, "file", fmt.Errorf("%w: %d bytes", errShort, size))
 	}
-	r.tailAt = max(0, size-tailBytes)
-	r.tail = make([]byte, size-r.tailAt)
-	if err := r.read(ctx, r.tail, r.tailAt, nil); err != nil {
+	if err := r.extendTail(ctx, max(0, size-min(max(size/tailShare, minTail), maxTail)), size); err != nil {
 		return nil, err
 	}
 	n, version, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
@@ -87,6 +86,13 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	if err != nil {
 		return nil, err
 	}
+	if r.footer.indexOffset < r.tailAt {
+		// With the index come stream table and postings, as long as these are not large.
+		from := max(0, r.footer.indexOffset-minTail)
+		if err := r.extendTail(ctx, from, r.tailAt); err != nil {
+			return nil, err
+		}
+	}
 	raw, err = r.section(ctx, kindIndex, 0, r.footer.indexOffset, r.footer.indexLen, nil)
 	if err == nil {
 		r.index, err = decodeIndex(raw, r.footer)
@@ -97,6 +103,16 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	}
 	r.trimTail()
 	return r, nil
+}
+
+// extendTail reads the bytes up to the tail, or up to the file's end before there is any.
+func (r *Reader) extendTail(ctx context.Context, from, to int64) error {
+	tail := make([]byte, to-from, to-from+int64(len(r.tail)))
+	if err := r.read(ctx, tail, from, nil); err != nil {
+		return err
+	}
+	r.tail, r.tailAt = append(tail, r.tail...), from
+	return nil
 }
 
 // trimTail keeps of the tail what will be asked for later: postings and stream table.

@@ -9,7 +9,9 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 )
 
-// Source is where a reader gets a segment's bytes: a local file, an object, a cache.
+// Source is where a reader gets a segment's bytes: a local file, an object, a cache. One
+// with a method Far() bool that returns true is so far away that blocks should be fetched
+// before they are needed.
 type Source interface {
 	// ReadAt fills p with the bytes from off on, wholly or with an error. It may be called
 	// by many goroutines at once.

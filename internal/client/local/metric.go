@@ -100,6 +100,9 @@ func (b *block) Lines(context.Context) ([]byte, error)     { return b.text, nil 
 
 func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
 
+// Fetch returns nil: rows are in memory.
+func (b *block) Fetch() func(context.Context) error { return nil }
+
 func (b *block) Metadata(context.Context, string) (model.Column, error) {
 	return model.Column{Values: []string{""}}, nil
 }

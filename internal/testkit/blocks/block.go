@@ -69,6 +69,9 @@ func (b *block) Lines(context.Context) ([]byte, error) {
 
 func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
 
+// Fetch returns nil: rows are in memory.
+func (b *block) Fetch() func(context.Context) error { return nil }
+
 func (b *block) Metadata(_ context.Context, name string) (model.Column, error) {
 	if err := b.check("metadata "+name, b.columns.AllMetadata || slices.Contains(b.columns.Metadata, name)); err != nil {
 		return model.Column{}, err

@@ -1,0 +1,74 @@
+package scan
+
+import (
+	"context"
+	"sync"
+
+	"github.com/skaldlog/skald/internal/model"
+)
+
+const (
+	// maxAhead is how many blocks are on their way at once, and maxAheadBytes how many bytes
+	// of lines these may have. A request to an object store takes about as long as the work
+	// on ten blocks, and there are few workers.
+	maxAhead      = 16
+	maxAheadBytes = 32 << 20
+)
+
+// ahead has blocks fetched before the workers come to them, where fetching means to wait.
+type ahead[B model.Block] struct {
+	blocks []B
+	// slow begins with few: the scan may end before it has seen all blocks, and then no
+	// more has been fetched in vain than about what was needed.
+	slow bool
+	mu   struct {
+		sync.Mutex
+		next  int             // the first block that nobody has begun to fetch
+		ready []chan struct{} // by block, of those that are being fetched; nil for others
+		begun int             // blocks that workers have taken
+		bytes int64           // of lines of blocks that are fetched and not yet taken
+	}
+	running sync.WaitGroup
+}
+
+// take waits until block i is there, if it is being fetched, and has those behind it fetched.
+// Each block is taken once; the context is that of the scan.
+func (a *ahead[B]) take(ctx context.Context, i int) {
+	a.mu.Lock()
+	if a.mu.ready == nil {
+		a.mu.ready = make([]chan struct{}, len(a.blocks))
+	}
+	a.mu.begun++
+	ready := a.mu.ready[i]
+	if ready != nil {
+		a.mu.bytes -= a.blocks[i].RawBytes()
+	}
+	window := maxAhead
+	if a.slow {
+		window = min(window, a.mu.begun)
+	}
+	a.mu.next = max(a.mu.next, i+1)
+	for a.mu.next < len(a.blocks) && a.mu.next <= i+window && a.mu.bytes < maxAheadBytes && ctx.Err() == nil {
+		a.fetch(ctx, a.mu.next)
+		a.mu.next++
+	}
+	a.mu.Unlock()
+	if ready != nil {
+		<-ready
+	}
+}
+
+// fetch begins to fetch a block. It is called with the lock held.
+func (a *ahead[B]) fetch(ctx context.Context, i int) {
+	fetch := a.blocks[i].Fetch()
+	if fetch == nil {
+		return
+	}
+	ready := make(chan struct{})
+	a.mu.ready[i] = ready
+	a.mu.bytes += a.blocks[i].RawBytes()
+	a.running.Go(func() {
+		defer close(ready)
+		_ = fetch(ctx) // who reads the block will meet the same error, and knows what to do
+	})
+}
