@@ -13,6 +13,7 @@ import (
 	"github.com/skaldlog/skald/internal/gencache"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/internal/wire"
 )
 
@@ -55,6 +56,7 @@ type Distributor struct {
 	logger   *slog.Logger
 	decoder  *wire.Decoder
 	inflight budget
+	failures server.Seldom // lines about failed pushes
 	metrics  *metrics
 
 	tenants *gencache.Cache[model.Tenant, *tenant]

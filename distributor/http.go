@@ -81,7 +81,9 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	}
 	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata)
 	if err != nil && !refusal(err) {
-		d.logger.Warn("push failed", "tenant", id, "format", format, "err", err)
+		if untold, ok := d.failures.Now(time.Now()); ok {
+			d.logger.Warn("push failed", "tenant", id, "format", format, "err", err, "more_before", untold)
+		}
 	}
 	if wait := time.Duration(d.limits.For(id).SimulatedPushLatency); wait > 0 {
 		pause(r.Context(), wait)

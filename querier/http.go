@@ -2,6 +2,7 @@ package querier
 
 import (
 	"net/http"
+	"time"
 
 	"github.com/klauspost/compress/gzhttp"
 
@@ -23,7 +24,9 @@ func (q *Querier) answer(h func(http.ResponseWriter, *http.Request) error) http.
 		case fault.Internal, fault.Corrupt:
 			q.logger.Error("query failed", "path", r.URL.Path, "query", r.Form.Get("query"), "err", err)
 		case fault.Unavailable:
-			q.logger.Warn("query failed", "path", r.URL.Path, "err", err)
+			if untold, ok := q.failures.Now(time.Now()); ok {
+				q.logger.Warn("query failed", "path", r.URL.Path, "err", err, "more_before", untold)
+			}
 		}
 		server.WriteError(w, err)
 	})

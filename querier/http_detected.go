@@ -31,7 +31,8 @@ func (q *Querier) serveDetectedLabels(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}}
+	var warned warnings
+	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}, Warn: warned.add}
 	if text := p.get("query"); text != "" {
 		if req.Matchers, err = syntax.ParseMatchers(text, false); err != nil {
 			return err
@@ -60,7 +61,9 @@ func (q *Querier) serveDetectedLabels(w http.ResponseWriter, r *http.Request) er
 	}
 	var answer struct {
 		DetectedLabels []detected `json:"detectedLabels,omitempty"`
+		Warnings       []string   `json:"warnings,omitempty"`
 	}
+	answer.Warnings = warned.list()
 	for name, set := range values {
 		if explorable(name, set) {
 			answer.DetectedLabels = append(answer.DetectedLabels, detected{name, len(set)})
@@ -108,46 +111,48 @@ type field struct {
 
 // serveDetectedFields inspects the newest lines of a query.
 func (q *Querier) serveDetectedFields(w http.ResponseWriter, r *http.Request) error {
-	fields, limit, err := q.detectFields(w, r)
+	found, err := q.detectFields(w, r)
 	if err != nil {
 		return err
 	}
 	answer := struct {
-		Fields []*field `json:"fields,omitempty"`
-		Limit  int      `json:"limit,omitempty"`
-	}{}
-	for _, f := range fields {
+		Fields   []*field `json:"fields,omitempty"`
+		Limit    int      `json:"limit,omitempty"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{Warnings: found.warnings}
+	for _, f := range found.fields {
 		f.Cardinality = len(f.values)
 		answer.Fields = append(answer.Fields, f)
 	}
 	slices.SortFunc(answer.Fields, func(a, b *field) int { return strings.Compare(a.Label, b.Label) })
-	answer.Fields = answer.Fields[:min(limit, len(answer.Fields))]
+	answer.Fields = answer.Fields[:min(found.limit, len(answer.Fields))]
 	if len(answer.Fields) > 0 {
-		answer.Limit = limit
+		answer.Limit = found.limit
 	}
 	return writeValue(w, answer)
 }
 
 // serveDetectedFieldValues lists one field's values.
 func (q *Querier) serveDetectedFieldValues(w http.ResponseWriter, r *http.Request) error {
-	fields, limit, err := q.detectFields(w, r)
+	found, err := q.detectFields(w, r)
 	if err != nil {
 		return err
 	}
 	answer := struct {
-		Values []string `json:"values,omitempty"`
-		Limit  int      `json:"limit,omitempty"`
-	}{}
-	if f := fields[r.PathValue("name")]; f != nil {
+		Values   []string `json:"values,omitempty"`
+		Limit    int      `json:"limit,omitempty"`
+		Warnings []string `json:"warnings,omitempty"`
+	}{Warnings: found.warnings}
+	if f := found.fields[r.PathValue("name")]; f != nil {
 		for v := range f.values {
 			answer.Values = append(answer.Values, v)
 		}
 	}
 	slices.Sort(answer.Values)
 	answer.Values = slices.Compact(answer.Values)
-	answer.Values = answer.Values[:min(limit, len(answer.Values))]
+	answer.Values = answer.Values[:min(found.limit, len(answer.Values))]
 	if len(answer.Values) > 0 {
-		answer.Limit = limit
+		answer.Limit = found.limit
 	}
 	return writeValue(w, answer)
 }
@@ -157,54 +162,61 @@ const (
 	defaultLineLimit  = 100
 )
 
-func (q *Querier) detectFields(w http.ResponseWriter, r *http.Request) (map[string]*field, int, error) {
+// detection is what was found in lines.
+type detection struct {
+	fields   map[string]*field
+	limit    int // on what is told of it
+	warnings []string
+}
+
+func (q *Querier) detectFields(w http.ResponseWriter, r *http.Request) (found detection, err error) {
 	p, err := readParams(w, r)
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	e := engine.Params{Query: p.get("query")}
 	if e.Start, e.End, err = p.orderedBounds(); err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	if e.Limit, err = p.limit("line_limit", defaultLineLimit); err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	limitName := "limit"
 	if p.get(limitName) == "" && p.get("field_limit") != "" {
 		limitName = "field_limit"
 	}
-	limit, err := p.limit(limitName, defaultFieldLimit)
-	if err != nil {
-		return nil, 0, err
+	if found.limit, err = p.limit(limitName, defaultFieldLimit); err != nil {
+		return found, err
 	}
 	if e.Step, err = p.step(e.Start, e.End); err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	expr, err := syntax.ParseLog(e.Query)
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	tenants, err := server.TenantsOf(r)
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	leave, err := q.admit(r.Context(), tenants, nil)
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	defer leave()
 	result, err := q.execute(r.Context(), tenants, q.limitsFor(tenants), e, expr)
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	d, err := newDetector()
 	if err != nil {
-		return nil, 0, err
+		return found, err
 	}
 	for i := range result.Streams {
 		d.inspect(&result.Streams[i])
 	}
-	return d.fields, limit, nil
+	found.fields, found.warnings = d.fields, result.Warnings
+	return found, nil
 }
 
 // detector collects fields. Lines are parsed by the same stages that a query would use, so

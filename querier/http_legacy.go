@@ -1,6 +1,7 @@
 package querier
 
 import (
+	"bytes"
 	"net/http"
 	"time"
 
@@ -47,26 +48,30 @@ func (q *Querier) serveLegacyQuery(w http.ResponseWriter, r *http.Request) error
 }
 
 func (q *Querier) serveLegacyLabels(w http.ResponseWriter, r *http.Request) error {
-	names, err := q.labelNames(w, r)
+	var warned warnings
+	names, err := q.labelNames(w, r, &warned)
 	if err != nil {
 		return err
 	}
-	return writeLegacyStrings(w, names)
+	return writeLegacyStrings(w, names, &warned)
 }
 
 func (q *Querier) serveLegacyValues(w http.ResponseWriter, r *http.Request) error {
-	values, err := q.labelValues(w, r)
+	var warned warnings
+	values, err := q.labelValues(w, r, &warned)
 	if err != nil {
 		return err
 	}
-	return writeLegacyStrings(w, values)
+	return writeLegacyStrings(w, values, &warned)
 }
 
-func writeLegacyStrings(w http.ResponseWriter, list []string) error {
-	b := []byte("{")
+func writeLegacyStrings(w http.ResponseWriter, list []string, warned *warnings) error {
+	b := warned.append([]byte("{"))
 	if len(list) > 0 {
 		b = append(b, `"values":`...)
 		b = appendStringList(b, list)
+	} else {
+		b = bytes.TrimSuffix(b, []byte(","))
 	}
 	return writeJSON(w, append(b, "}\n"...))
 }

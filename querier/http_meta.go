@@ -88,7 +88,7 @@ func foldSeries(lists [][]model.Series, fold func(m, s *model.Series)) []model.S
 // index it answers coarsely in time: when the range touches the span of the tenant's data
 // on its days, all streams of those days count. Grafana's log context relies on it: it
 // asks with start = end and must see the labels of that moment.
-func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request) ([]labels.Labels, error) {
+func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request, warned *warnings) ([]labels.Labels, error) {
 	p, err := readParams(w, r)
 	if err != nil {
 		return nil, err
@@ -107,7 +107,7 @@ func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request) ([]labels.La
 	if err != nil {
 		return nil, err
 	}
-	lists, err := q.seriesLists(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}})
+	lists, err := q.seriesLists(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}, Warn: warned.add})
 	if err != nil || !spans(lists, start, end) {
 		return nil, err
 	}
@@ -151,8 +151,8 @@ func wholeDays(start, end int64) model.TimeRange {
 }
 
 // labelNames returns the sorted names of a request's labels.
-func (q *Querier) labelNames(w http.ResponseWriter, r *http.Request) ([]string, error) {
-	sets, err := q.labelSets(w, r)
+func (q *Querier) labelNames(w http.ResponseWriter, r *http.Request, warned *warnings) ([]string, error) {
+	sets, err := q.labelSets(w, r, warned)
 	if err != nil {
 		return nil, err
 	}
@@ -164,8 +164,8 @@ func (q *Querier) labelNames(w http.ResponseWriter, r *http.Request) ([]string, 
 }
 
 // labelValues returns the sorted values of the label that the path names.
-func (q *Querier) labelValues(w http.ResponseWriter, r *http.Request) ([]string, error) {
-	sets, err := q.labelSets(w, r)
+func (q *Querier) labelValues(w http.ResponseWriter, r *http.Request, warned *warnings) ([]string, error) {
+	sets, err := q.labelSets(w, r, warned)
 	if err != nil {
 		return nil, err
 	}
@@ -180,24 +180,27 @@ func (q *Querier) labelValues(w http.ResponseWriter, r *http.Request) ([]string,
 }
 
 func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
-	names, err := q.labelNames(w, r)
+	var warned warnings
+	names, err := q.labelNames(w, r, &warned)
 	if err != nil {
 		return err
 	}
-	return writeStrings(w, names)
+	return writeStrings(w, names, &warned)
 }
 
 func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
-	values, err := q.labelValues(w, r)
+	var warned warnings
+	values, err := q.labelValues(w, r, &warned)
 	if err != nil {
 		return err
 	}
-	return writeStrings(w, values)
+	return writeStrings(w, values, &warned)
 }
 
 // writeStrings writes a list; an empty one is left out of the answer.
-func writeStrings(w http.ResponseWriter, list []string) error {
-	b := []byte(`{"status":"success"`)
+func writeStrings(w http.ResponseWriter, list []string, warned *warnings) error {
+	b := warned.append([]byte("{"))
+	b = append(b, `"status":"success"`...)
 	if len(list) > 0 {
 		b = append(b, `,"data":`...)
 		b = appendStringList(b, list)
@@ -223,16 +226,17 @@ func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	var lists [][]model.Series
+	var warned warnings
 	for _, matchers := range groups {
 		list, err := q.series(r.Context(), tenants, &model.Request{
-			Matchers: matchers, Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{},
+			Matchers: matchers, Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}, Warn: warned.add,
 		})
 		if err != nil {
 			return err
 		}
 		lists = append(lists, list)
 	}
-	b := []byte(`{"status":"success","data":[`)
+	b := append(warned.append([]byte("{")), `"status":"success","data":[`...)
 	for i, s := range mergeSeries(lists) {
 		if i > 0 {
 			b = append(b, ',')
@@ -277,7 +281,7 @@ func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
+	list, warned, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
 	if err != nil {
 		return err
 	}
@@ -287,7 +291,7 @@ func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
 		bytes += s.Bytes
 		entries += s.Entries
 	}
-	return writeJSON(w, fmt.Appendf(nil, `{"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", len(list), blocks, bytes, entries))
+	return writeJSON(w, fmt.Appendf(warned.append([]byte("{")), `"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", len(list), blocks, bytes, entries))
 }
 
 // serveFormat pretty-prints a query. Its errors are JSON, unlike those of all other endpoints.

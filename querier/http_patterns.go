@@ -49,7 +49,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if clampLookback(&e, lim, p.now) || hidden(expr, r) {
-		return writeJSON(w, appendPatterns(nil, nil))
+		return writeJSON(w, appendPatterns(nil, nil, &warnings{}))
 	}
 	leave, err := q.admit(r.Context(), tenants, nil)
 	if err != nil {
@@ -61,10 +61,18 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		ctx, cancel = context.WithTimeout(ctx, timeout)
 	}
 	defer cancel()
-	stats, began := &model.Stats{}, time.Now()
-	found, err := patterns.Mine(ctx, boundSelector{q: q, tenants: tenants}, expr,
-		patterns.Query{Range: model.TimeRange{From: e.Start, Through: e.End}, Step: max(e.Step, minPatternStep)},
-		scan.Options{MaxMemory: q.cfg.MaxMemory, Stats: stats})
+	var (
+		stats, began = &model.Stats{}, time.Now()
+		found        []patterns.Pattern
+		warned       *warnings
+	)
+	err = q.retry(ctx, func() (err error) {
+		warned = &warnings{}
+		found, err = patterns.Mine(ctx, boundSelector{q: q, tenants: tenants, turns: true}, expr,
+			patterns.Query{Range: model.TimeRange{From: e.Start, Through: e.End}, Step: max(e.Step, minPatternStep)},
+			scan.Options{MaxMemory: q.cfg.MaxMemory, Stats: stats, Warn: warned.add})
+		return err
+	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fault.New(fault.Timeout, engine.TimedOut)
 	}
@@ -72,7 +80,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	q.count(&engine.Result{Type: "patterns", Stats: stats}, time.Since(began))
-	return writeJSON(w, appendPatterns(nil, found))
+	return writeJSON(w, appendPatterns(nil, found, warned))
 }
 
 func checkLength(p engine.Params, most time.Duration) error {
@@ -83,8 +91,8 @@ func checkLength(p engine.Params, most time.Duration) error {
 }
 
 // appendPatterns appends an answer. Texts are escaped as lines are, and times are seconds.
-func appendPatterns(b []byte, found []patterns.Pattern) []byte {
-	b = append(b, `{"status":"success","data":[`...)
+func appendPatterns(b []byte, found []patterns.Pattern, warned *warnings) []byte {
+	b = append(warned.append(append(b, '{')), `"status":"success","data":[`...)
 	for i, p := range found {
 		if i > 0 {
 			b = append(b, ',')

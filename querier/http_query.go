@@ -84,7 +84,25 @@ func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Pa
 	}
 	o := encoding{forward: p.Forward, took: took}
 	o.flags, o.categorize = encodingFlags(r)
-	return writeJSON(w, appendResult(nil, result, o))
+	body, err := q.print(r, result, o)
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, body)
+}
+
+// print prints an answer in the tenant's turn: a large one takes as long as many blocks.
+func (q *Querier) print(r *http.Request, result *engine.Result, o encoding) ([]byte, error) {
+	tenants, err := server.TenantsOf(r)
+	if err != nil {
+		return nil, err
+	}
+	leave, err := q.queues.turns.enter(r.Context(), queueKey(tenants))
+	if err != nil {
+		return nil, err
+	}
+	defer leave()
+	return appendResult(nil, result, o), nil
 }
 
 // evaluate checks a query against the tenant's limits, waits for its turn, and runs it.

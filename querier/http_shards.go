@@ -44,11 +44,11 @@ func (q *Querier) serveShards(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	list, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
+	list, warned, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
 	if err != nil {
 		return err
 	}
-	b := []byte(`{"shards":[`)
+	b := append(warned.append([]byte("{")), `"shards":[`...)
 	for i, s := range shards(list, int64(target)) {
 		if i > 0 {
 			b = append(b, ',')

@@ -97,10 +97,10 @@ func (v volumeRequest) checkSeries(n int) error {
 }
 
 // volumes sums bytes by what the request groups by.
-func (q *Querier) volumes(ctx context.Context, v volumeRequest) (map[string]*volume, error) {
-	series, err := q.weigh(ctx, v.tenants, v.selecting(), model.TimeRange{From: v.start, Through: v.end})
+func (q *Querier) volumes(ctx context.Context, v volumeRequest) (map[string]*volume, *warnings, error) {
+	series, warned, err := q.weigh(ctx, v.tenants, v.selecting(), model.TimeRange{From: v.start, Through: v.end})
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	sums := map[string]*volume{}
 	for _, s := range series {
@@ -112,7 +112,7 @@ func (q *Querier) volumes(ctx context.Context, v volumeRequest) (map[string]*vol
 			sums[key].bytes += s.Bytes
 		}
 	}
-	return sums, v.checkSeries(len(sums))
+	return sums, warned, v.checkSeries(len(sums))
 }
 
 type volume struct {
@@ -161,11 +161,11 @@ func (q *Querier) serveVolume(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	sums, err := q.volumes(r.Context(), v)
+	sums, warned, err := q.volumes(r.Context(), v)
 	if err != nil {
 		return err
 	}
-	res := &engine.Result{Type: "vector"}
+	res := &engine.Result{Type: "vector", Warnings: warned.list()}
 	for _, s := range largest(sums, v.limit) {
 		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: []engine.Point{{T: v.end / int64(time.Millisecond), V: float64(s.bytes)}}})
 	}

@@ -3,12 +3,9 @@ package querier
 import (
 	"context"
 	"net/http"
-	"runtime"
 	"sort"
 	"sync"
 	"time"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/engine"
@@ -21,7 +18,7 @@ func (q *Querier) serveVolumeRange(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	sums, err := q.volumeSteps(r.Context(), v)
+	sums, warned, err := q.volumeSteps(r.Context(), v)
 	if err != nil {
 		return err
 	}
@@ -29,7 +26,7 @@ func (q *Querier) serveVolumeRange(w http.ResponseWriter, r *http.Request) error
 	for name, s := range sums {
 		total[name] = &s.volume
 	}
-	res := &engine.Result{Type: "vector"}
+	res := &engine.Result{Type: "vector", Warnings: warned.list()}
 	steps := v.steps()
 	for _, s := range largest(total, v.limit) {
 		points := make([]engine.Point, 0, len(sums[s.name].perStep))
@@ -79,46 +76,22 @@ type volumeSeries struct {
 }
 
 // volumeSteps sums bytes by group and bucket in one pass over the data.
-func (q *Querier) volumeSteps(ctx context.Context, v volumeRequest) (sums map[string]*volumeSeries, err error) {
+func (q *Querier) volumeSteps(ctx context.Context, v volumeRequest) (found map[string]*volumeSeries, warned *warnings, err error) {
 	leave, err := q.admit(ctx, v.tenants, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer leave()
-	err = q.retry(ctx, func() (err error) {
-		sums, err = q.volumeStepsOnce(ctx, v)
-		return err
+	err = q.retry(ctx, func() error {
+		var sums volumeSums
+		sums.mu.groups = map[string]*volumeSeries{}
+		found, warned = sums.mu.groups, &warnings{}
+		in := model.TimeRange{From: v.start, Through: v.end}
+		return q.eachWeighed(ctx, v.tenants, v.selecting(), in, warned, func(ctx context.Context, b model.Block) error {
+			return sums.addBlock(ctx, b, v)
+		})
 	})
-	return sums, err
-}
-
-func (q *Querier) volumeStepsOnce(ctx context.Context, v volumeRequest) (map[string]*volumeSeries, error) {
-	in := model.TimeRange{From: v.start, Through: v.end}
-	sel, err := boundSelector{q: q, tenants: v.tenants}.Select(ctx, &model.Request{
-		Matchers: v.selecting(), Range: in, Columns: model.Columns{Lengths: true, AllMetadata: true}, Stats: &model.Stats{},
-	})
-	if err != nil {
-		return nil, err
-	}
-	defer sel.Release()
-	var sums volumeSums
-	sums.mu.groups = map[string]*volumeSeries{}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
-	for _, p := range sel.Parts {
-		for _, b := range p.Blocks {
-			g.Go(func() error {
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				return sums.addBlock(ctx, b, v)
-			})
-		}
-	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return sums.mu.groups, nil
+	return found, warned, err
 }
 
 // volumeSums adds up what parallel workers find.

@@ -43,7 +43,7 @@ func TestVolumeStepsAddUp(t *testing.T) {
 		if int64(v.step) < (v.end-v.start)/500 {
 			continue
 		}
-		got, err := rig.querier.volumeSteps(context.Background(), v)
+		got, _, err := rig.querier.volumeSteps(context.Background(), v)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -58,7 +58,7 @@ func TestVolumeStepsAddUp(t *testing.T) {
 			one := v
 			one.start, one.end = from, steps.after(i)
 			from = one.end
-			sums, err := rig.querier.volumes(context.Background(), one)
+			sums, _, err := rig.querier.volumes(context.Background(), one)
 			if err != nil {
 				t.Fatal(err)
 			}

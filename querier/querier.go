@@ -24,6 +24,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/storage/compact"
 )
@@ -87,6 +88,7 @@ type Querier struct {
 	// dialPeer returns the connection to a peer.
 	dialPeer func(addr string) (grpc.ClientConnInterface, error)
 	tails    tailCount
+	failures server.Seldom // lines about queries that could not be answered
 	metrics  metrics
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
 )
 
 // Replica is an ingester of the ring.
@@ -53,6 +54,7 @@ type Ingesters struct {
 	logger   *slog.Logger
 	failures *prometheus.CounterVec
 	partial  prometheus.Counter
+	partials server.Seldom // lines about them
 	mu       struct {
 		sync.Mutex
 		lost map[string]time.Time // by address; not asked until then
@@ -237,8 +239,10 @@ func ask[T any](ctx context.Context, g *Ingesters, tenant model.Tenant, call fun
 	}
 	g.partial.Inc()
 	text := incomplete(len(all), failed, values(waiting))
-	g.logger.Warn("a read could not reach enough ingesters", "tenant", tenant, "reason", text)
-	if g.cfg.Partial == partialWarn {
+	if g.cfg.Partial == partialWarn { // a read that fails is logged where it is answered
+		if untold, ok := g.partials.Now(time.Now()); ok {
+			g.logger.Warn("a read could not reach enough ingesters", "tenant", tenant, "reason", text, "more_before", untold)
+		}
 		return good, "incomplete: " + text + ", so rows may be missing", nil
 	}
 	return good, "", fault.New(fault.Unavailable, "%s: rows that were acknowledged might be missing; try again, or set -querier.partial=warn to see what there is", text)
@@ -297,8 +301,8 @@ func (g *Ingesters) Select(ctx context.Context, tenant model.Tenant, req *model.
 
 // Series lists the streams of all replicas. A stream is described by the replica that has
 // most of it, since replicas hold the same rows and their counts must not be added up.
-// Without enough replicas it fails whatever Config.Partial says, because a list has no
-// room for a warning.
+// A list has no room for a warning: without enough replicas it tells the request's Warn, and
+// fails when there is none, whatever Config.Partial says.
 func (g *Ingesters) Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error) {
 	good, warning, err := ask(ctx, g, tenant, func(ctx context.Context, h Holder) ([]model.Series, error) {
 		return h.Series(ctx, tenant, req)

@@ -2,10 +2,13 @@ package querier
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
@@ -262,6 +265,72 @@ func TestReadsTolerateFailures(t *testing.T) {
 	f("parts of two zones refuse", 6, three, map[string]string{"ing-0": "refuse", "ing-1": "refuse"}, partialFail, false)
 	f("zones too few to count", 4, []string{"a", "b"}, map[string]string{"ing-0": "refuse", "ing-2": "refuse"}, partialFail, false)
 	f("everyone refuses", 1, nil, map[string]string{"ing-0": "refuse"}, partialWarn, false)
+}
+
+// TestEveryAnswerWarns asks every endpoint while too many ingesters are away: with
+// -querier.partial=warn each answers and says so, otherwise each refuses.
+func TestEveryAnswerWarns(t *testing.T) {
+	c := newCluster(5)
+	c.fill(rand.New(rand.NewPCG(2, 2)))
+	c.set("ing-0", "refuse")
+	c.set("ing-1", "refuse")
+	for _, partial := range []string{partialWarn, partialFail} {
+		mux := http.NewServeMux()
+		clusterQuerier(t, c, partial).Register(muxRouter{mux})
+		const span = "start=0&end=1000"
+		for _, path := range []string{
+			"query?query=sum(count_over_time(%7Bapp%3D~%22.%2B%22%7D%5B1h%5D))&time=1000", "query_range?query=%7Bapp%3D~%22.%2B%22%7D%7Ctrace_id%3D%22x%22&" + span,
+			"labels?" + span, "label/app/values?" + span, "series?" + span, "series?match[]=%7Bapp%3D%221%22%7D&" + span,
+			"index/stats?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "index/volume?query=%7Bapp%3D~%22.%2B%22%7D&" + span,
+			"index/volume_range?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "index/shards?query=%7Bapp%3D~%22.%2B%22%7D&targetBytesPerShard=1MB&" + span,
+			"patterns?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "detected_labels?" + span,
+			"detected_fields?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "detected_field/x/values?query=%7Bapp%3D~%22.%2B%22%7D&" + span,
+			"/api/prom/label?" + span, "/api/prom/label/none/values?" + span,
+		} {
+			if !strings.HasPrefix(path, "/") {
+				path = "/loki/api/v1/" + path
+			}
+			w := httptest.NewRecorder()
+			mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, path, nil))
+			var answer struct{ Warnings []string }
+			switch {
+			case partial == partialFail:
+				if w.Code != http.StatusServiceUnavailable {
+					t.Errorf("%s: %d %s, want 503", path, w.Code, w.Body)
+				}
+			case w.Code != http.StatusOK || json.Unmarshal(w.Body.Bytes(), &answer) != nil:
+				t.Errorf("%s: %d %s, want an answer in JSON", path, w.Code, w.Body)
+			case len(answer.Warnings) != 1 || !strings.Contains(answer.Warnings[0], "ing-0"):
+				t.Errorf("%s: warnings %q in %s", path, answer.Warnings, w.Body)
+			}
+		}
+	}
+}
+
+// TestPatternsBeginAgain has an ingester die while its lines are read.
+func TestPatternsBeginAgain(t *testing.T) {
+	c := newCluster(3)
+	want := c.fill(rand.New(rand.NewPCG(3, 3)))
+	c.set("ing-2", "die")
+	mux := http.NewServeMux()
+	clusterQuerier(t, c, partialFail).Register(muxRouter{mux})
+	w := httptest.NewRecorder()
+	mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/loki/api/v1/patterns?query=%7Bapp%3D~%22.%2B%22%7D&start=0&end=1000", nil))
+	var answer struct {
+		Data []struct{ Samples [][2]int }
+	}
+	if err := json.Unmarshal(w.Body.Bytes(), &answer); err != nil || w.Code != http.StatusOK {
+		t.Fatalf("%d %s %v", w.Code, w.Body, err)
+	}
+	total := 0
+	for _, p := range answer.Data {
+		for _, s := range p.Samples {
+			total += s[1]
+		}
+	}
+	if total != len(want) {
+		t.Errorf("patterns count %d lines, want %d", total, len(want))
+	}
 }
 
 // TestTailsMergeReplicas sends every row by two or three replicas, one of which breaks off.

@@ -127,6 +127,14 @@ func (s boundSelector) gather(ctx context.Context, req *model.Request) (*model.S
 	return all, nil
 }
 
+// Turn implements scan.TurnTaker.
+func (s boundSelector) Turn(ctx context.Context) (leave func(), err error) {
+	if !s.turns {
+		return func() {}, nil
+	}
+	return s.q.queues.turns.enter(ctx, queueKey(s.tenants))
+}
+
 // maxTenantsAtOnce bounds how many tenants of one query are read in parallel.
 const maxTenantsAtOnce = 4
 
@@ -139,6 +147,7 @@ func (s boundSelector) StreamLabel(ctx context.Context, matchers []*labels.Match
 	present := labels.MustNewMatcher(labels.MatchNotEqual, name, "")
 	list, err := s.q.series(ctx, s.tenants, &model.Request{
 		Matchers: append(slices.Clip(matchers), present), Range: r, Stats: &model.Stats{},
+		Warn: func(string) {}, // the selection that follows says so, too
 	})
 	return len(list) > 0, err
 }

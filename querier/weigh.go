@@ -16,40 +16,51 @@ import (
 // are those of lines and, as Loki counts them, of structured metadata. Lines are not read:
 // the lengths and the dictionaries of metadata are enough, and timestamps are read only
 // for blocks that lie partly outside the range.
-func (q *Querier) weigh(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) (list []model.Series, err error) {
+func (q *Querier) weigh(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) (list []model.Series, warned *warnings, err error) {
 	leave, err := q.admit(ctx, tenants, nil)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	defer leave()
-	err = q.retry(ctx, func() (err error) {
-		list, err = q.weighOnce(ctx, tenants, matchers, r)
+	err = q.retry(ctx, func() error {
+		var total scale
+		total.mu.streams = map[uint64][]*model.Series{}
+		warned = &warnings{}
+		err := q.eachWeighed(ctx, tenants, matchers, r, warned, func(ctx context.Context, b model.Block) error {
+			return total.addBlock(ctx, b, r)
+		})
+		list = total.list()
 		return err
 	})
-	return list, err
+	return list, warned, err
 }
 
-func (q *Querier) weighOnce(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange) ([]model.Series, error) {
-	sel, err := boundSelector{q: q, tenants: tenants}.Select(ctx, &model.Request{
+// eachWeighed has work called for each block that may hold rows of a range, on all cores.
+// Blocks are read in turns with those of other tenants.
+func (q *Querier) eachWeighed(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange, warned *warnings, work func(context.Context, model.Block) error) error {
+	sel, err := boundSelector{q: q, tenants: tenants, turns: true}.Select(ctx, &model.Request{
 		Matchers: matchers, Range: r, Columns: model.Columns{Lengths: true, AllMetadata: true}, Stats: &model.Stats{},
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer sel.Release()
-	var total scale
-	total.mu.streams = map[uint64][]*model.Series{}
+	for _, text := range sel.Warnings {
+		warned.add(text)
+	}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(runtime.GOMAXPROCS(0))
 	for _, p := range sel.Parts {
 		for _, b := range p.Blocks {
-			g.Go(func() error { return total.addBlock(ctx, b, r) })
+			g.Go(func() error {
+				defer b.Release()
+				if err := ctx.Err(); err != nil {
+					return err
+				}
+				return work(ctx, b)
+			})
 		}
 	}
-	if err := g.Wait(); err != nil {
-		return nil, err
-	}
-	return total.list(), nil
+	return g.Wait()
 }
 
 // scale sums up by stream.

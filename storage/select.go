@@ -42,12 +42,17 @@ func (r *Reader) Select(ctx context.Context, tenant model.Tenant, req *model.Req
 // Series describes the tenant's streams that the request selects, sorted by labels, each
 // once, from the indexes alone. A row that several segments hold is counted several times.
 func (r *Reader) Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error) {
-	pieces, _, err := r.query(ctx, tenant, req, func(ctx context.Context, p *piece) (err error) {
+	pieces, warnings, err := r.query(ctx, tenant, req, func(ctx context.Context, p *piece) (err error) {
 		p.series, err = p.reader.Series(ctx, req)
 		return err
 	})
 	if err != nil {
 		return nil, err
+	}
+	for _, text := range warnings {
+		if req.Warn != nil {
+			req.Warn(text)
+		}
 	}
 	lists := make([][]model.Series, 0, len(pieces))
 	for _, p := range pieces {

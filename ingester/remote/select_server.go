@@ -227,6 +227,9 @@ func (s *selectServer) describePart(ctx context.Context, p *model.Part, blocks [
 	sets := 0
 	var left []*served
 	for _, one := range blocks {
+		if err == nil {
+			err = ctx.Err()
+		}
 		if err != nil {
 			return nil, err
 		}

@@ -112,20 +112,26 @@ func freeAddr(t testing.TB) string {
 
 // do sends a request and returns its whole answer.
 func (s *server) do(method, path string, header http.Header, body []byte) (status int, answer []byte, err error) {
+	status, _, answer, err = s.exchange(method, path, header, body)
+	return status, answer, err
+}
+
+// exchange is do for whoever looks at the answer's header, too.
+func (s *server) exchange(method, path string, header http.Header, body []byte) (status int, got http.Header, answer []byte, err error) {
 	req, err := http.NewRequest(method, s.url+path, bytes.NewReader(body))
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	if header != nil {
 		req.Header = header
 	}
 	res, err := s.client.Do(req)
 	if err != nil {
-		return 0, nil, err
+		return 0, nil, nil, err
 	}
 	defer res.Body.Close()
 	answer, err = io.ReadAll(res.Body)
-	return res.StatusCode, answer, err
+	return res.StatusCode, res.Header, answer, err
 }
 
 // get returns the answer to a GET that must succeed.

@@ -6,10 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"slices"
 	"strings"
-	"sync"
-	"sync/atomic"
 	"testing"
 	"time"
 )
@@ -78,13 +75,6 @@ func heavy(now time.Time, over time.Duration) url.Values {
 	}
 }
 
-func light(now time.Time) url.Values {
-	return url.Values{
-		"query": {`{app="app-1"} |= "done"`}, "limit": {"100"},
-		"start": {fmt.Sprint(now.Add(-10 * time.Minute).UnixNano())}, "end": {fmt.Sprint(now.UnixNano())},
-	}
-}
-
 // TestQueriersShareAndStop runs a heavy query over three processes: it is shared, its
 // answer is that of one process, and when its client leaves, all work ends at once.
 func TestQueriersShareAndStop(t *testing.T) {
@@ -137,64 +127,4 @@ func TestQueriersShareAndStop(t *testing.T) {
 	gone := time.Now()
 	eventually(t, "all work has stopped", func() bool { return busy() == 0 })
 	t.Logf("all work had stopped %s after the client left (three scrapes of metrics included)", time.Since(gone).Round(time.Millisecond))
-}
-
-// TestGreedyTenant has one tenant send heavy queries without end, ten times as many as it
-// may run, while another asks for a little now and then.
-func TestGreedyTenant(t *testing.T) {
-	if !full() {
-		t.Skip("SKALD_FULL=1 runs it")
-	}
-	c := newCluster(t, nil, []int{1}, "-auth.enabled=true", "-replication.factor=1", "-querier.max-concurrent=8", "-limits.max_query_series=100000")
-	one := c.start("skald", 1)
-	c.ready(one)
-	now := time.Now()
-	spread(t, one, "greedy", 300_000, time.Hour)
-	spread(t, one, "modest", 60_000, time.Hour)
-
-	p99 := func(n int) (time.Duration, time.Duration) {
-		var took []time.Duration
-		for range n {
-			status, answer, d, err := one.ask(t.Context(), "modest", "/loki/api/v1/query_range", light(now))
-			if err != nil || status != http.StatusOK {
-				t.Fatalf("%d %.200s %v", status, answer, err)
-			}
-			took = append(took, d)
-			time.Sleep(20 * time.Millisecond)
-		}
-		slices.Sort(took)
-		return took[len(took)/2], took[len(took)*99/100]
-	}
-	p99(50)
-	aloneHalf, alone := p99(300)
-
-	ctx, stop := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	var done, refused atomic.Int64
-	for range 80 {
-		wg.Go(func() {
-			for ctx.Err() == nil {
-				status, _, _, err := one.ask(ctx, "greedy", "/loki/api/v1/query_range", heavy(now, time.Hour))
-				switch {
-				case err != nil:
-				case status == http.StatusTooManyRequests:
-					refused.Add(1)
-					time.Sleep(50 * time.Millisecond)
-				default:
-					done.Add(1)
-				}
-			}
-		})
-	}
-	eventually(t, "the greedy tenant's queries run", func() bool { return one.metric("skald_querier_waiting_queries", "") > 10 })
-	besideHalf, beside := p99(300)
-	stop()
-	wg.Wait()
-	t.Logf("alone: median %s, p99 %s; beside the greedy tenant (%d heavy queries done, %d refused): median %s, p99 %s: %.2f times",
-		aloneHalf, alone, done.Load(), refused.Load(), besideHalf, beside, float64(beside)/float64(alone))
-	// On a machine with other work the ratio says more about that work; the bound is what a
-	// query that waits for heavy ones would break, since these take seconds.
-	if beside > 2*alone+500*time.Millisecond {
-		t.Errorf("p99 rose from %s to %s", alone, beside)
-	}
 }

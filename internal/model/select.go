@@ -28,7 +28,7 @@ type Request struct {
 	// Stats, when not nil, receives what answering cost. It is safe for concurrent use.
 	Stats *Stats
 	// Warn, when not nil, receives warnings about the answer to Series, which has no room
-	// for them. A Selection carries its own.
+	// for them. A Selection carries its own. It must be safe for concurrent use.
 	Warn func(text string)
 }
 

@@ -4,10 +4,10 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/pipeline"
@@ -58,7 +58,7 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 	if agg.Op == "absent_over_time" {
 		return s.absent(ctx, total), nil
 	}
-	return s.results(ctx, total)
+	return s.results(ctx, src, total)
 }
 
 func newRangeScan(agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
@@ -115,7 +115,12 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 		return nil, s.explain(ctx, src, err)
 	}
 	for _, w := range workers[1:] {
+		leave, err := takeTurn(ctx, src)
+		if err != nil {
+			return nil, err
+		}
 		total.acc.merge(w.acc, total.table.adopt(w.table))
+		leave()
 		if err := total.charge(); err != nil {
 			return nil, err
 		}
@@ -128,7 +133,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 }
 
 // results slides the windows of every series, on all cores.
-func (s *rangeScan) results(ctx context.Context, total *rangeWorker) ([]Series, error) {
+func (s *rangeScan) results(ctx context.Context, src Selector, total *rangeWorker) ([]Series, error) {
 	all := total.table.labels
 	if s.opts.SeriesLimited && len(all) > s.opts.MaxSeries {
 		return nil, SeriesLimitError(s.opts.MaxSeries)
@@ -138,19 +143,37 @@ func (s *rangeScan) results(ctx context.Context, total *rangeWorker) ([]Series, 
 		return nil, err
 	}
 	out := make([]Series, len(all))
+	// A turn is for some series, so that those who wait for one need not wait long.
+	perTurn := max(1, pointsPerTurn/int(max(1, s.windows.points)))
 	var next atomic.Int64
-	var wg sync.WaitGroup
-	for range s.opts.workers(len(all)) {
-		wg.Go(func() {
-			for id := int(next.Add(1)) - 1; id < len(all) && ctx.Err() == nil; id = int(next.Add(1)) - 1 {
-				c := total.acc.result(ctx, id, &s.windows)
-				out[id] = Series{Labels: all[id], Values: c.values, Present: c.present}
+	var g errgroup.Group
+	for range s.opts.workers((len(all) + perTurn - 1) / perTurn) {
+		g.Go(func() error {
+			for {
+				end := int(next.Add(int64(perTurn)))
+				if end-perTurn >= len(all) {
+					return nil
+				}
+				leave, err := takeTurn(ctx, src)
+				if err != nil {
+					return err
+				}
+				for id := end - perTurn; id < min(end, len(all)) && ctx.Err() == nil; id++ {
+					c := total.acc.result(ctx, id, &s.windows)
+					out[id] = Series{Labels: all[id], Values: c.values, Present: c.present}
+				}
+				leave()
 			}
 		})
 	}
-	wg.Wait()
+	if err := g.Wait(); err != nil {
+		return nil, err
+	}
 	return out, ctx.Err()
 }
+
+// pointsPerTurn is about a millisecond of work for additive functions.
+const pointsPerTurn = 64 << 10
 
 // absent turns counts into their opposite: one series with the labels that the selector
 // pins down, present where no series has a row.

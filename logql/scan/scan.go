@@ -43,6 +43,20 @@ type LabelKnower interface {
 	StreamLabel(ctx context.Context, matchers []*labels.Matcher, r model.TimeRange, name string) (bool, error)
 }
 
+// TurnTaker is what a Selector may be besides, when blocks are read in turns with other
+// queries: computing that goes with no block takes a turn, too.
+type TurnTaker interface {
+	// Turn waits for a turn and returns the function that ends it.
+	Turn(ctx context.Context) (leave func(), err error)
+}
+
+func takeTurn(ctx context.Context, src Selector) (leave func(), err error) {
+	if t, ok := src.(TurnTaker); ok {
+		return t.Turn(ctx)
+	}
+	return func() {}, nil
+}
+
 // Series is the values of one series over a grid: Values has an element for each point,
 // and Present says at which points there is a sample.
 type Series struct {
