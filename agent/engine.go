@@ -320,6 +320,13 @@ func (rt *engine) run(ctx context.Context) error {
 	var services, sources, lanes sync.WaitGroup
 	var saveErr error
 	services.Go(func() { saveErr = rt.store.Run(background, rt.savePeriod()) })
+	sourcesDone := make(chan struct{})
+	for _, l := range rt.lanes {
+		// Before any source runs: what has just come in is sent with this context.
+		sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
+		l.sender.Start(sending)
+		lanes.Go(func() { l.run(ctx, cancel, sourcesDone, rt.agent.opts.StopTimeout) })
+	}
 	for _, s := range rt.shared {
 		sources.Go(func() {
 			s.run(ctx)
@@ -329,10 +336,6 @@ func (rt *engine) run(ctx context.Context) error {
 		})
 	}
 	sources.Go(func() { rt.targets.run(ctx) })
-	sourcesDone := make(chan struct{})
-	for _, l := range rt.lanes {
-		lanes.Go(func() { l.run(ctx, sourcesDone, rt.agent.opts.StopTimeout) })
-	}
 	sources.Wait() // they end with ctx, or are over
 	if rt.agent.opts.Stdin == nil {
 		<-ctx.Done()

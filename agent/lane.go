@@ -125,11 +125,9 @@ func (l *lane) waitRoom(ctx context.Context, tenant string) bool {
 }
 
 // run works until the context ends and the shared sources have ended, then delivers what has
-// been read.
-func (l *lane) run(ctx context.Context, sourcesDone <-chan struct{}, stopTimeout time.Duration) {
-	sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	defer cancel()
-	l.sender.Start(sending)
+// been read. stopSending ends the requests of its sender, which has been started.
+func (l *lane) run(ctx context.Context, stopSending func(), sourcesDone <-chan struct{}, stopTimeout time.Duration) {
+	defer stopSending()
 	var wg sync.WaitGroup
 	for _, s := range l.sources {
 		wg.Go(func() { s.run(ctx) })
@@ -145,7 +143,7 @@ func (l *lane) run(ctx context.Context, sourcesDone <-chan struct{}, stopTimeout
 	for _, f := range l.allFeeds() {
 		f.end()
 	}
-	timer := time.AfterFunc(stopTimeout, cancel)
+	timer := time.AfterFunc(stopTimeout, stopSending)
 	defer timer.Stop()
 	l.sender.Stop()
 }
