@@ -598,6 +598,56 @@ func TestWhy(t *testing.T) {
 	ask(dir+"/other/host.log", "__host__ is elsewhere")
 	ask(dir+"/logs", "no regular file")
 	ask("web-0", "no target is about a pod called web-0", "HOSTNAME")
+	s.setJudge(always(http.StatusTooManyRequests))
+	appendFile(t, filepath.Join(dir, "logs/a.log"), "y\n")
+	eventually(t, "the server's refusal is told", func() bool {
+		return strings.Contains(get(t, "http://"+a.Addr()+"/why?q="+dir+"/logs/a.log"), "read and not yet acknowledged; the last push failed: ")
+	})
+	s.setJudge(nil)
+}
+
+// Why explains what becomes of pods: known by their directory alone, waiting for the API,
+// dropped by a rule, without files, followed.
+func TestWhyPods(t *testing.T) {
+	s, dir, api := newSink(t), t.TempDir(), newFakeAPI(t)
+	api.setSilent(true)
+	criFile(t, dir, "shop_web-0_uid-1", "nginx", "x")
+	cfg := helm(t, s, dir, api.URL)
+	cfg.ScrapeConfigs[0].Relabel = append(cfg.ScrapeConfigs[0].Relabel, mustParse(t, `
+scrape_configs:
+- job_name: x
+  static_configs: [{}]
+  relabel_configs:
+  - {action: replace, source_labels: [__meta_kubernetes_pod_name], regex: nowhere-0, target_label: __path__, replacement: ""}
+  - {action: drop, source_labels: [namespace], regex: secret}
+`).ScrapeConfigs[0].Relabel...)
+	a, stop := start(t, cfg, podOptions(dir))
+	defer stop()
+	ask := func(q string, want ...string) {
+		t.Helper()
+		eventually(t, q+": "+strings.Join(want, ", "), func() bool {
+			got := get(t, "http://"+a.Addr()+"/why?q="+q)
+			for _, w := range want {
+				if !strings.Contains(got, w) {
+					return false
+				}
+			}
+			return true
+		})
+	}
+	ask("web-0", "the Kubernetes API has not told about it", "its lines wait for the API's labels")
+	for _, p := range []object{
+		pod("shop", "web-0", "uid-1", "nginx", nil), pod("shop", "fileless-0", "uid-2", "c", nil),
+		pod("shop", "nowhere-0", "uid-3", "c", nil), pod("secret", "vault-0", "uid-4", "c", nil),
+	} {
+		api.put(p)
+	}
+	api.setSilent(false)
+	api.CloseClientConnections()
+	ask("shop/web-0", "container nginx is followed as", `app="web-0"`, "behind for")
+	ask("uid-2", "container c is followed as", "no file matches")
+	ask("nowhere-0", "is not followed: relabelling left no __path__ label")
+	ask("vault-0", "is not followed: relabel_configs[12] (drop) dropped it")
 }
 
 // What an unreachable server and a bad file do to the others: nothing.
