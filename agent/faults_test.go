@@ -7,10 +7,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/skaldlog/skald/agent/positions"
 )
 
 // TestFaults does to the agent, its files, its disk and its server what happens to them in
@@ -102,9 +105,11 @@ type faultRun struct {
 	cfg  *Config
 	opts Options
 	want map[string]bool
-	stop func()
-	n    int
-	gens int
+
+	agent *Agent
+	stop  func()
+	n     int // lines so far
+	gens  int // rotations so far
 }
 
 func newFaultRun(t *testing.T) *faultRun {
@@ -145,7 +150,8 @@ func (r *faultRun) must(err error) {
 
 func (r *faultRun) start() {
 	if r.stop == nil {
-		_, r.stop = start(r.T, r.cfg, r.opts)
+		r.agent, r.stop = start(r.T, r.cfg, r.opts)
+		waitRunning(r.T, r.agent)
 	}
 }
 
@@ -156,16 +162,21 @@ func (r *faultRun) end() {
 	}
 }
 
-// settle waits until the server has everything.
+// settle waits until the server has everything, as long as more arrives.
 func (r *faultRun) settle() {
 	r.Helper()
-	for deadline := time.Now().Add(30 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
-		if lost, _ := r.count(); lost == 0 {
+	best, since := len(r.want)+1, time.Now()
+	for time.Since(since) < 30*time.Second {
+		lost, _ := r.count()
+		if lost == 0 {
 			return
 		}
+		if lost < best {
+			best, since = lost, time.Now()
+		}
+		time.Sleep(5 * time.Millisecond)
 	}
-	lost, _ := r.count()
-	r.Errorf("%d of %d lines did not arrive", lost, len(r.want))
+	r.Errorf("%d of %d lines did not arrive", best, len(r.want))
 }
 
 func (r *faultRun) finish() {
@@ -203,8 +214,9 @@ scrape_configs:
 `, r.dir, stages)), 0o600))
 }
 
-// runFor runs an agent in a process of its own and kills it.
-func (r *faultRun) runFor(d time.Duration, step string) {
+// runFor runs an agent in a process of its own and kills it, if it does not kill itself at a
+// step before.
+func (r *faultRun) runFor(d time.Duration, step string) (reached bool) {
 	cmd := launch(r.T, r.sink.URL, r.dir, step)
 	done := make(chan struct{})
 	go func() {
@@ -213,10 +225,32 @@ func (r *faultRun) runFor(d time.Duration, step string) {
 	}()
 	select {
 	case <-done:
+		return true
 	case <-time.After(d):
 		_ = cmd.Process.Kill() // perhaps it has killed itself
 		<-done
+		return false
 	}
+}
+
+// runTo runs an agent that kills itself at a step.
+func (r *faultRun) runTo(step string) {
+	r.Helper()
+	if !r.runFor(time.Minute, step) {
+		r.Errorf("the agent never came to the step %q", step)
+	}
+}
+
+// runUntilKnown kills an agent when its state on the disk names the file at the path.
+func (r *faultRun) runUntilKnown() {
+	r.Helper()
+	cmd := launch(r.T, r.sink.URL, r.dir, "")
+	eventually(r.T, "the positions name the file", func() bool {
+		store, err := positions.Open(filepath.Join(r.dir, "state/positions.yaml"), positions.Options{ReadOnly: true})
+		return err == nil && slices.ContainsFunc(store.Records(""), func(rec positions.Record) bool { return rec.Path == r.path })
+	})
+	_ = cmd.Process.Kill() // nothing else can end it
+	_ = cmd.Wait()
 }
 
 // runUntilSeen kills an agent when it has sent something: what is renamed before an agent has
@@ -257,11 +291,11 @@ func killsAt() (out []faultRow) {
 			r.write(100)
 			r.runUntilSeen()
 			r.write(100)
-			r.runFor(2*time.Second, step)
+			r.runTo(step)
 			r.write(100)
 			r.rotate()
 			r.write(100)
-			r.runFor(2*time.Second, step)
+			r.runTo(step)
 		}})
 	}
 	return out
@@ -411,11 +445,13 @@ func (r *faultRun) deletedUnread() {
 	r.start()
 	r.settle()
 	r.sink.setJudge(func([]string) (int, time.Duration) { return 503, 0 })
+	read := func() int64 { return r.agent.engine().lanes[0].tailer.Stats.LinesRead.Load() }
+	before := read()
 	r.write(5000)
-	time.Sleep(100 * time.Millisecond)
+	eventually(r.T, "reading goes on", func() bool { return read() > before }) // so the file is open
 	r.must(os.Remove(r.path))
 	r.write(100)
-	time.Sleep(100 * time.Millisecond)
+	waitOpened(r.T, r.agent, r.path)
 }
 
 func (r *faultRun) directoryDeleted() {
@@ -560,6 +596,9 @@ func (r *faultRun) partials() {
 		r.want[whole("stdout")], r.want[whole("stderr")] = true, true
 		put("stdout", "P", fmt.Sprintf("%d stdout a ", i))
 		put("stderr", "P", fmt.Sprintf("%d stderr a ", i))
+		if i == 0 {
+			r.runUntilKnown()
+		}
 		r.runFor(150*time.Millisecond, "")
 		if i%2 == 0 {
 			r.rotate()

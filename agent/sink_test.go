@@ -12,11 +12,13 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/skaldlog/skald/agent/positions"
 	"github.com/skaldlog/skald/agent/tail"
 	"github.com/skaldlog/skald/internal/wire"
 )
@@ -246,6 +248,46 @@ func start(tb testing.TB, cfg *Config, opts Options) (a *Agent, stop func()) {
 	return a, stop
 }
 
+// waitRunning waits until an agent follows files: what was rotated away before an agent has
+// ever looked is none of its business.
+func waitRunning(tb testing.TB, a *Agent) {
+	tb.Helper()
+	eventually(tb, "the agent looks for files", func() bool { return a.engine().store.Scanned("") != 0 })
+}
+
+// waitOpened waits until an agent in this process has the file at a path open, or has read it
+// and closed it.
+func waitOpened(tb testing.TB, a *Agent, path string) {
+	tb.Helper()
+	want, err := os.Stat(path)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	eventually(tb, "the agent has opened "+path, func() bool {
+		for _, l := range a.engine().lanes[0].tailer.Logs() {
+			if l.Path == path && l.Size == want.Size() && l.Size == l.Read && l.Size > 0 {
+				return true
+			}
+		}
+		names, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			tb.Fatal(err)
+		}
+		if !slices.ContainsFunc(names, func(name string) bool {
+			fi, err := os.Stat(name) // it may be closed by now
+			return err == nil && os.SameFile(fi, want)
+		}) {
+			return false
+		}
+		// Some looks open a file for a moment; a record, even of its content before a
+		// truncation, says that a log follows it.
+		return slices.ContainsFunc(a.engine().store.Records(""), func(r positions.Record) bool {
+			st, ok := want.Sys().(*syscall.Stat_t)
+			return ok && r.Path == path && r.Ino == st.Ino && !r.Finished
+		})
+	})
+}
+
 func testLogger(tb testing.TB) *slog.Logger {
 	if os.Getenv("SKALD_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
@@ -256,7 +298,7 @@ func testLogger(tb testing.TB) *slog.Logger {
 // eventually waits until ok holds.
 func eventually(tb testing.TB, what string, ok func() bool) {
 	tb.Helper()
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); time.Now().Before(deadline); time.Sleep(5 * time.Millisecond) {
 		if ok() {
 			return
 		}

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
+	"time"
 
 	"github.com/skaldlog/skald/agent/positions"
 )
@@ -38,8 +38,10 @@ func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.I
 		original := present(r.ID)
 		alive := original != ""
 		if !fits(r.Fingerprint, c.head) {
-			if off < 0 && alive && c.z == nil && len(c.head) < r.Fingerprint.Len && sameEnd(c, original) {
-				best, what = ledger, copyOfPart
+			if off < 0 && alive && c.z == nil && len(c.head) < r.Fingerprint.Len {
+				if k := c.partOf(original, r.ID); k != noCopy {
+					best, what = ledger, k
+				}
 			}
 			continue
 		}
@@ -55,10 +57,12 @@ func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.I
 			default:
 				what = copyWithRest
 			}
-		case !holds && off < 0 && alive && !whole:
-			best, what = ledger, copyInUse
-		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset && sameEnd(c, original):
-			best, what = ledger, copyOfPart
+		case !holds && off < 0 && !whole && (alive || c.young()):
+			best, what = ledger, copyInUse // its original may have gone since it was opened
+		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset:
+			if k := c.partOf(original, r.ID); k != noCopy {
+				best, what = ledger, k
+			}
 		}
 	}
 	return best, what
@@ -85,17 +89,33 @@ func (c *candidate) endsAt(off int64) bool {
 	return n == 0
 }
 
-// sameEnd reports whether the last bytes of a copy are those that the original has there.
-func sameEnd(c *candidate, original string) bool {
-	f, err := os.Open(original)
+// young reports whether a file may be in the making.
+func (c *candidate) young() bool {
+	return time.Now().UnixNano() < c.st.mtime+int64(time.Minute)
+}
+
+// partOf compares a file with the beginning of one that it may be a copy of.
+func (c *candidate) partOf(original string, id positions.ID) likeness {
+	f, st, err := openFile(original)
 	if err != nil {
-		return false
+		return copyInUse // renamed a moment ago: it must be looked for again
 	}
 	defer f.Close()
+	switch {
+	case st.id != id:
+		return copyInUse // as above
+	case c.sameEnd(f):
+		return copyOfPart
+	}
+	return noCopy
+}
+
+// sameEnd reports whether the last bytes of a copy are those that the original has there.
+func (c *candidate) sameEnd(original io.ReaderAt) bool {
 	size := min(c.st.size, 4096)
 	a, b := make([]byte, size), make([]byte, size)
-	n, _ := c.f.ReadAt(a, c.st.size-size)
-	m, _ := f.ReadAt(b, c.st.size-size)
+	n, _ := c.f.ReadAt(a, c.st.size-size) // what cannot be read is not the same
+	m, _ := original.ReadAt(b, c.st.size-size)
 	return n > 0 && n == m && bytes.Equal(a[:n], b[:m])
 }
 
@@ -104,5 +124,5 @@ func sameEnd(c *candidate, original string) bool {
 func (c *candidate) copies(other *candidate) bool {
 	n := min(len(c.head), len(other.head))
 	return n > 0 && bytes.Equal(c.head[:n], other.head[:n]) && c.z == nil && other.z == nil &&
-		c.st.size <= other.st.size && sameEnd(c, other.path)
+		c.st.size <= other.st.size && c.sameEnd(other.f)
 }

@@ -1,11 +1,13 @@
 package tail
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"syscall"
 
 	"github.com/cespare/xxhash/v2"
@@ -115,6 +117,18 @@ func tailFits(r io.ReaderAt, off int64, tail positions.Tail) bool {
 	b := buf[:min(tail.Len, maxTail)]
 	n, err := r.ReadAt(b, off-int64(len(b)))
 	return n == len(b) && (err == nil || errors.Is(err, io.EOF)) && tail.Fits(b)
+}
+
+// replayFrom sets the times that were given before to lines that are read again.
+func (g *generation) replayFrom(stamps []positions.Stamp) {
+	g.replay = slices.Clone(stamps)
+	// A range read a second time may have been split: the whole comes before its parts.
+	slices.SortFunc(g.replay, func(a, b positions.Stamp) int {
+		return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
+	})
+	for _, s := range g.replay {
+		g.base = max(g.base, s.Base+(s.To-s.From))
+	}
 }
 
 // tailAt reads the tail of what stands before off.

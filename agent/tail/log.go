@@ -34,6 +34,7 @@ type tailLog struct {
 	checkPath bool
 	started   bool
 	outdated  bool  // the consumer is another target's
+	outrun    bool  // the path changed while the files beside it were looked at
 	lookAgain int64 // when the files beside the log are to be looked at again, 0 for never
 	missing   int64 // since when the path names nothing, 0 when it does
 	active    int64
@@ -73,10 +74,10 @@ func (l *tailLog) turn(buf []byte) outcome {
 	}
 	l.shed()
 	if wait := l.tooYoung(now); wait > 0 {
-		return outcome{due: wait}
+		return outcome{due: min(wait, l.again())}
 	}
 	if !l.consumer.Ready() {
-		return outcome{starve: true, due: math.MaxInt64}
+		return outcome{starve: true, due: l.again()} // what is there is opened all the same
 	}
 	due := min(l.consumer.Flush(now, false), l.again())
 	due = min(due, l.readLate(buf, now))

@@ -204,8 +204,10 @@ func (l *tailLog) truncated(g *generation) {
 			l.lost(g, lostTruncated)
 		}
 		// What was kept back of the old content will never be complete.
-		l.consumer.Flush(time.Now().UnixNano(), true)
-		l.consumer.Commit()
+		if l.consumer != nil {
+			l.consumer.Flush(time.Now().UnixNano(), true)
+			l.consumer.Commit()
+		}
 		g.ledger.Detach()
 	}
 	g.off, g.scanned, g.size, g.replay, g.tail = 0, 0, 0, nil, positions.Tail{}

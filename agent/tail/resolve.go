@@ -1,6 +1,7 @@
 package tail
 
 import (
+	"bytes"
 	"cmp"
 	"errors"
 	"fmt"
@@ -136,11 +137,37 @@ func (l *tailLog) catchUp(current *candidate, now int64) {
 			if !l.sibling(s, b, now) {
 				stable = false // renamed meanwhile: list again
 			}
+			if l.outrun {
+				l.outrun, l.lookAgain = false, now // the next turn begins with the new file
+				current.refresh()
+				return
+			}
 		}
 		if stable {
+			current.refresh()
 			return
 		}
 	}
+	current.refresh()
+	l.lookAgain = now + int64(100*time.Millisecond)
+}
+
+// recheck finds out whether what the log's files hold is still what is known of them. It
+// reports true when one was truncated, and perhaps written anew: then a file that looked
+// like no copy of anything may be one after all.
+func (l *tailLog) recheck() (changed bool) {
+	for _, g := range slices.Concat(l.gens, l.late) {
+		if g.f == nil && l.reopen(g) != nil {
+			continue // reading it says what is wrong
+		}
+		same, err := g.look()
+		if err != nil || same && (g.z != nil || tailFits(g.f, g.off, g.tail)) {
+			continue
+		}
+		l.truncated(g)
+		changed = true
+	}
+	return changed
 }
 
 // beside is what is known while the files beside a log are looked at.
@@ -186,6 +213,13 @@ func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 		c.close()
 		return true
 	}
+	// c is open: whatever it was copied from was there before. What is known of the other
+	// files must not be older than that, or a copy of something newer would pass for new.
+	if l.recheck() {
+		c.close()
+		return false
+	}
+	b.current.refresh()
 	match, what := l.t.match(l.key, c, b.present)
 	if what == noCopy && b.current != nil && c.st.id != b.current.st.id && c.copies(b.current) {
 		what = copyInUse
@@ -212,9 +246,21 @@ func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 			c.close() // wanted: it is a log of its own
 			return true
 		}
+		if l.overtaken(b.current) {
+			l.outrun = true
+			c.close()
+			return true
+		}
 		l.add(c, now)
 	}
 	return true
+}
+
+// overtaken reports whether the path names a file that nobody has looked at yet: one beside
+// the log may be a copy of it.
+func (l *tailLog) overtaken(current *candidate) bool {
+	id := statOrZero(l.path)
+	return id != (positions.ID{}) && (current == nil || current.st.id != id) && l.generationOf(id) == nil
 }
 
 // lookLater makes the log look again at a file that seems to be a copy in the making; the
@@ -251,6 +297,21 @@ func (c *candidate) ReadAt(p []byte, off int64) (int, error) {
 		return c.z.ReadAt(p, off)
 	}
 	return c.f.ReadAt(p, off)
+}
+
+// refresh brings what is known of a file at a log's path up to date; c may be nil.
+func (c *candidate) refresh() {
+	if c == nil || c.z != nil {
+		return
+	}
+	fi, err := c.f.Stat()
+	if err != nil {
+		return
+	}
+	var buf [headSize]byte
+	if head, err := readHead(c.f, &buf); err == nil {
+		c.st, c.head = statOf(fi), bytes.Clone(head)
+	}
 }
 
 func (c *candidate) close() {
@@ -370,8 +431,9 @@ func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
 	}
 	g := l.generation(c, now)
 	g.off, g.scanned, g.tail = of.Offset, of.Offset, of.Tail
+	g.replayFrom(of.Stamps)
 	rec := of
-	rec.ID, rec.Real, rec.Fingerprint, rec.Modified, rec.Since, rec.Finished, rec.Stamps = g.id, g.path, g.fp, g.mtime, l.since, false, nil
+	rec.ID, rec.Real, rec.Fingerprint, rec.Modified, rec.Since, rec.Finished = g.id, g.path, g.fp, g.mtime, l.since, false
 	g.ledger = l.t.store.Track(rec)
 	l.append(g)
 	l.t.limitOpen(l)
@@ -471,15 +533,9 @@ func (l *tailLog) restore(now int64) {
 			ledger.Move(c.st.id, c.path, c.st.mtime)
 		}
 		g := l.generation(c, now)
-		g.fp, g.ledger, g.off, g.tail, g.scanned, g.replay = rec.Fingerprint, ledger, rec.Offset, rec.Tail, rec.Offset, rec.Stamps
+		g.fp, g.ledger, g.off, g.tail, g.scanned = rec.Fingerprint, ledger, rec.Offset, rec.Tail, rec.Offset
+		g.replayFrom(rec.Stamps)
 		g.replaced = c.path != realPath(l.path)
-		// A range read a second time may have been split: the whole comes before its parts.
-		slices.SortFunc(g.replay, func(a, b positions.Stamp) int {
-			return cmp.Or(cmp.Compare(a.From, b.From), cmp.Compare(b.To, a.To))
-		})
-		for _, s := range g.replay {
-			g.base = max(g.base, s.Base+(s.To-s.From))
-		}
 		l.gens = append(l.gens, g)
 	}
 }
@@ -608,18 +664,25 @@ func (l *tailLog) searchContent(fp positions.Fingerprint, off int64, tail positi
 	if fp.Len == 0 {
 		return nil
 	}
-	for _, s := range l.siblings() {
-		if l.generationOf(s.id) != nil {
-			continue
+	for range 3 {
+		stable := true
+		for _, s := range l.siblings() {
+			if l.generationOf(s.id) != nil {
+				continue
+			}
+			c := l.openCandidate(s.path)
+			if c == nil {
+				continue
+			}
+			stable = stable && c.st.id == s.id // otherwise it was renamed meanwhile
+			if c.holds(positions.Record{Fingerprint: fp, Offset: off, Tail: tail}) && !l.taken(c) {
+				return c
+			}
+			c.close()
 		}
-		c := l.openCandidate(s.path)
-		if c == nil {
-			continue
+		if stable {
+			break
 		}
-		if c.holds(positions.Record{Fingerprint: fp, Offset: off, Tail: tail}) && !l.taken(c) {
-			return c
-		}
-		c.close()
 	}
 	return nil
 }

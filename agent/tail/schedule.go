@@ -122,6 +122,8 @@ func (t *Tailer) done(l *tailLog, o outcome) {
 		t.mu.starved = append(t.mu.starved, l)
 		if l.heir != nil || s.check || l.consumer == nil || l.consumer.Ready() {
 			t.unstarve(l) // something, or room, came between the turn and now; Resume may not come again
+		} else if o.due != math.MaxInt64 {
+			t.at(l, o.due)
 		}
 	case o.more:
 		t.enqueue(l)
@@ -196,6 +198,8 @@ func (t *Tailer) fire(now int64) (next int64) {
 			t.enqueue(l)
 		case running:
 			l.sched.again = true
+		case starved:
+			t.unstarve(l)
 		}
 	}
 	if len(t.mu.timers) == 0 {
