@@ -50,6 +50,11 @@ const (
 	recentEntries  = 2048
 )
 
+// settle is how long an entry waits in any case. A client that pushes an entry and tails
+// it (loki-canary does) shall not see it before its push was answered; and a frame carries
+// what a moment brought rather than a line.
+const settle = 100 * time.Millisecond
+
 // liveTail runs the pipeline over live entries, leaves out those that were sent already,
 // and holds entries back for delay_for, so that late ones come out in order of time.
 type liveTail struct {
@@ -158,7 +163,7 @@ func (l *liveTail) add(batch model.TailBatch, now time.Time) {
 
 // hold keeps an entry until it is due. An entry that would be one too many is dropped.
 func (l *liveTail) hold(e tailEntry, now time.Time) {
-	// Without delay everything leaves at once, and what comes in one batch is bounded already.
+	// Without delay_for a burst leaves at once, and what comes in one batch is bounded already.
 	if l.req.delay > 0 && (len(l.held) == maxHeldEntries || l.bytes+len(e.Line) > maxHeldBytes) {
 		if len(l.dropped) == maxFrameEntries {
 			l.more++
@@ -178,18 +183,27 @@ func pairs(ls labels.Labels) []labels.Label {
 	return out
 }
 
+// delay is how long entries are held back. A burst does not wait to settle.
+func (l *liveTail) delay() time.Duration {
+	if l.req.delay == 0 && (len(l.held) >= maxHeldEntries/2 || l.bytes >= maxHeldBytes/2) {
+		return 0
+	}
+	return max(l.req.delay, settle)
+}
+
 // due says how long to wait until held entries may go.
 func (l *liveTail) due(now time.Time) (time.Duration, bool) {
 	if len(l.held) == 0 {
 		return 0, false
 	}
-	return max(0, l.held[0].arrived.Add(l.req.delay).Sub(now)), true
+	return max(0, l.held[0].arrived.Add(l.delay()).Sub(now)), true
 }
 
 // take returns the entries that have been held long enough, in order of time, and what
 // was dropped since the last call: those that are named, and how many more.
 func (l *liveTail) take(now time.Time) (due []tailEntry, dropped []model.Dropped, more int) {
-	n := sort.Search(len(l.held), func(i int) bool { return l.held[i].arrived.Add(l.req.delay).After(now) })
+	delay := l.delay()
+	n := sort.Search(len(l.held), func(i int) bool { return l.held[i].arrived.Add(delay).After(now) })
 	due = make([]tailEntry, n)
 	for i := range due {
 		due[i] = l.held[i].tailEntry

@@ -334,7 +334,7 @@ func TestLiveTailTellsLinesApart(t *testing.T) {
 	for _, text := range []string{"one", "two", "one"} {
 		l.add(model.TailBatch{Streams: []model.Stream{lines("a", 7, text)}}, time.Now())
 	}
-	if due, _, _ := l.take(time.Now()); len(due) != 2 {
+	if due, _, _ := l.take(time.Now().Add(settle)); len(due) != 2 {
 		t.Errorf("%d lines, want 2", len(due))
 	}
 }
