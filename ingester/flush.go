@@ -252,6 +252,7 @@ func (i *Ingester) writeSegments(ctx context.Context, g *generation) ([]*newSegm
 const openDays = 4
 
 func (i *Ingester) writeTable(ctx context.Context, g *generation, t *table) (files []*newSegment, err error) {
+	i.sortStreams(t)
 	snap := t.snapshot()
 	rows := snap.sorted(snap.match(nil), allTime)
 	days := slices.DeleteFunc(rows.days(), func(day string) bool { return g.skip[tenantDay{t.tenant, day}] })
@@ -276,6 +277,32 @@ func (i *Ingester) writeTable(ctx context.Context, g *generation, t *table) (fil
 		}
 	}
 	return files, nil
+}
+
+// manyStreams is from how many streams on their order is kept for the next memtable.
+const manyStreams = 1 << 10
+
+// sortStreams sorts the streams of a table that is being flushed, with the help of the
+// order in the one before.
+func (i *Ingester) sortStreams(t *table) {
+	tenant := i.lockTenant(t.tenant)
+	tenant.mu.Unlock()
+	var before []memStream
+	if p := tenant.flushed.Load(); p != nil {
+		before = *p
+	}
+	t.sortStreams(before)
+	var flushed *[]memStream
+	if order := *t.order.Load(); len(order) >= manyStreams {
+		sorted := make([]memStream, len(order))
+		t.mu.RLock()
+		for n, id := range order {
+			sorted[n] = t.mu.streams[id]
+		}
+		t.mu.RUnlock()
+		flushed = &sorted
+	}
+	tenant.flushed.Store(flushed)
 }
 
 // segmentFile is a segment being written.

@@ -117,17 +117,23 @@ func (t *table) append(streams []model.Stream, hashes []uint64) {
 
 // streamID returns the number of a stream, and makes one when it is new here.
 func (t *table) streamID(ls labels.Labels, hash uint64) uint32 {
-	head := t.mu.ids[hash]
-	for at := head; at != 0; at = t.mu.streams[at-1].next {
-		if labels.Equal(t.mu.streams[at-1].labels, ls) {
-			return at - 1
-		}
+	if at := t.find(ls, hash); at != 0 {
+		return at - 1
 	}
-	t.mu.streams = append(t.mu.streams, memStream{labels: ls, hash: hash, next: head})
+	t.mu.streams = append(t.mu.streams, memStream{labels: ls, hash: hash, next: t.mu.ids[hash]})
 	t.mu.stats = append(t.mu.stats, streamStat{})
 	t.mu.ids[hash] = uint32(len(t.mu.streams))
 	t.charge(streamBytes)
 	return uint32(len(t.mu.streams) - 1)
+}
+
+// find returns 1 + the number of a stream, 0 when it is not here. Called with the lock held.
+func (t *table) find(ls labels.Labels, hash uint64) uint32 {
+	at := t.mu.ids[hash]
+	for at != 0 && !labels.Equal(t.mu.streams[at-1].labels, ls) {
+		at = t.mu.streams[at-1].next
+	}
+	return at
 }
 
 func (t *table) row(id uint32, st *streamStat, e *model.Entry) {

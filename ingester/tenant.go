@@ -5,6 +5,7 @@ import (
 	"math"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -19,6 +20,8 @@ import (
 // live tails.
 type tenant struct {
 	name model.Tenant
+	// flushed are the streams of the memtable flushed last, sorted; nil when they were few.
+	flushed atomic.Pointer[[]memStream]
 
 	mu struct {
 		sync.Mutex

@@ -36,6 +36,7 @@ type columnBuilder struct {
 	arena   []byte
 	ends    []uint32          // where each value ends in arena
 	numbers map[string]uint32 // value → number; nil once values are no longer looked up
+	spare   map[string]uint32 // numbers, to be used again
 	codes   []uint32          // one per row that was reached; missing rows at the end lack the key
 	present int
 	ordinal int // among the columns of the block
@@ -45,11 +46,15 @@ type columnBuilder struct {
 }
 
 // Values are no longer looked up when after this many rows more than 7/8 were new.
-const lookupTrial = 1024
+const lookupTrial = 256
 
 func (c *columnBuilder) reset() {
 	c.arena, c.ends, c.codes, c.present = c.arena[:0], c.ends[:0], c.codes[:0], 0
-	c.numbers = make(map[string]uint32)
+	if c.spare == nil {
+		c.spare = make(map[string]uint32)
+	}
+	clear(c.spare)
+	c.numbers = c.spare
 	c.recent = [8]uint32{}
 }
 

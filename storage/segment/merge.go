@@ -102,7 +102,7 @@ func (m *merger) run(ctx context.Context) error {
 				continue
 			}
 			if len(group) > 0 {
-				order := labels.Compare(c.streams.labels, group[0].streams.labels)
+				order := c.streams.compare(group[0].streams)
 				if order > 0 {
 					continue
 				}
@@ -124,7 +124,9 @@ func (m *merger) run(ctx context.Context) error {
 // stream merges the rows of the stream at which all cursors of the group stand, and moves
 // them to their next stream.
 func (m *merger) stream(ctx context.Context, group []*cursor) error {
-	stream := &streamLabels{labels: group[0].streams.labels.Copy()}
+	m.builder.Reset()
+	group[0].streams.appendLabels(&m.builder)
+	stream := &streamLabels{labels: m.builder.Labels()}
 	stream.hash = stream.labels.Hash()
 	stays := true
 	var keep func(ts int64, line []byte, metadata labels.Labels) bool

@@ -1,6 +1,7 @@
 package segment
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"strings"
@@ -39,8 +40,6 @@ type streamWalk struct {
 	// The current stream: its rows are [row, end) of the segment.
 	pairs    []uint32
 	row, end int64
-	builder  labels.ScratchBuilder
-	labels   labels.Labels // valid until the next stream
 }
 
 // walkStreams returns the streams of a segment, standing before the first one.
@@ -53,7 +52,7 @@ func (r *Reader) walkStreams(ctx context.Context, w *vocabulary, times bool) (*s
 	for i, s := range t.symbols {
 		numbers[i] = w.number(s)
 	}
-	walk := &streamWalk{words: w, left: t.len(), builder: labels.NewScratchBuilder(16)}
+	walk := &streamWalk{words: w, left: t.len()}
 	if times {
 		walk.first, walk.last = t.first, t.last
 	}
@@ -95,10 +94,22 @@ func (w *streamWalk) next() bool {
 		w.pairs = append(w.pairs, uint32(number()))
 	}
 	w.row, w.end = w.end, w.end+int64(number())
-	w.builder.Reset()
-	for i := 0; i < len(w.pairs); i += 2 {
-		w.builder.Add(w.words.texts[w.pairs[i]], w.words.texts[w.pairs[i+1]])
-	}
-	w.builder.Overwrite(&w.labels)
 	return true
+}
+
+// compare is labels.Compare of the current streams of two walks over one vocabulary.
+func (w *streamWalk) compare(o *streamWalk) int {
+	for i := range min(len(w.pairs), len(o.pairs)) {
+		if w.pairs[i] != o.pairs[i] {
+			return strings.Compare(w.words.texts[w.pairs[i]], w.words.texts[o.pairs[i]])
+		}
+	}
+	return cmp.Compare(len(w.pairs), len(o.pairs))
+}
+
+// appendLabels adds the labels of the current stream to b.
+func (w *streamWalk) appendLabels(b *labels.ScratchBuilder) {
+	for i := 0; i < len(w.pairs); i += 2 {
+		b.Add(w.words.texts[w.pairs[i]], w.words.texts[w.pairs[i+1]])
+	}
 }

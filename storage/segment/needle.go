@@ -2,7 +2,7 @@ package segment
 
 import (
 	"encoding/binary"
-	"math/bits"
+	"slices"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -71,6 +71,9 @@ const (
 // needleSet collects the keys of one block.
 type needleSet struct {
 	words [1 << keyBits / 64]uint64
+	// keys are those in words, in no order: going through all words for each block would cost
+	// more than the keys do.
+	keys []uint32
 
 	// Of the line being added: its bytes lowered, and one bit for each, whether it is a
 	// hexadecimal digit. Both end in padding.
@@ -174,11 +177,34 @@ func differ(a, b uint64) (n int) {
 
 // set sets the bits of what was found.
 func (s *needleSet) set() {
+	n := len(s.keys)
+	s.keys = slices.Grow(s.keys, s.n)
+	keys := s.keys[:n+s.n]
 	for _, h := range s.found[:s.n] {
+		// Without a branch: the key is written behind the others, and stays if it is new.
 		key := gramKey(h)
-		s.words[key>>6] |= 1 << (key & 63)
+		word := s.words[key>>6]
+		keys[n] = key
+		n += int(^word >> (key & 63) & 1)
+		s.words[key>>6] = word | 1<<(key&63)
 	}
-	s.n = 0
+	s.keys, s.n = keys[:n], 0
+}
+
+// add adds a key.
+func (s *needleSet) add(key uint32) {
+	if bit := uint64(1) << (key & 63); s.words[key>>6]&bit == 0 {
+		s.words[key>>6] |= bit
+		s.keys = append(s.keys, key)
+	}
+}
+
+// reset empties the set.
+func (s *needleSet) reset() {
+	for _, key := range s.keys {
+		s.words[key>>6] = 0
+	}
+	s.keys = s.keys[:0]
 }
 
 const (
@@ -230,7 +256,7 @@ func (s *needleSet) prepare(line []byte) {
 // addMetadata adds the keys of a metadata pair.
 func (s *needleSet) addMetadata(name string, value []byte) {
 	for _, key := range pairKeys(name, value) {
-		s.words[key>>6] |= 1 << (key & 63)
+		s.add(key)
 	}
 }
 
@@ -249,24 +275,6 @@ func pairKeys(name string, value []byte) [metadataKeys]uint32 {
 		h += step
 	}
 	return keys
-}
-
-// size returns the number of keys.
-func (s *needleSet) size() int {
-	n := 0
-	for _, w := range s.words {
-		n += bits.OnesCount64(w)
-	}
-	return n
-}
-
-// each calls f with every key.
-func (s *needleSet) each(f func(key uint32)) {
-	for i, w := range s.words {
-		for ; w != 0; w &= w - 1 {
-			f(uint32(i<<6 + bits.TrailingZeros64(w)))
-		}
-	}
 }
 
 // lineKeys returns the keys that every line containing text has, at most maxLookupKeys

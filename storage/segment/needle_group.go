@@ -70,15 +70,14 @@ func (c cells) at(i int) bool { return c.bits[i>>6]>>(i&63)&1 != 0 }
 
 // cellsOf thins the keys of a block to bitsPerKey bits per key and empties the set.
 func cellsOf(s *needleSet, bitsPerKey float64) cells {
-	n := s.size()
-	width := int(math.Round(float64(n) * bitsPerKey / (1 << groupRowBits)))
+	width := int(math.Round(float64(len(s.keys)) * bitsPerKey / (1 << groupRowBits)))
 	width = max(1, min(maxWidth, width))
 	c := cells{width: width, bits: make([]uint64, (width<<groupRowBits+63)/64)}
-	s.each(func(key uint32) {
+	for _, key := range s.keys {
 		cell := cellOf(key, groupRowBits, width)
 		c.bits[cell>>6] |= 1 << (cell & 63)
-	})
-	clear(s.words[:])
+	}
+	s.reset()
 	return c
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sort"
+	"strings"
 
 	"github.com/RoaringBitmap/roaring/v2"
 	"github.com/prometheus/prometheus/model/labels"
@@ -29,51 +30,101 @@ type nameEntry struct {
 	length int
 }
 
-// postingsBuilder collects the streams of each value.
-type postingsBuilder map[string]map[string][]uint32
+// posting says that a stream has a value, the number of a word.
+type posting struct{ value, stream uint32 }
 
-func buildPostings(streams []streamEntry) postingsBuilder {
-	b := make(postingsBuilder)
-	for i := range streams {
-		streams[i].labels.Range(func(l labels.Label) {
-			values := b[l.Name]
-			if values == nil {
-				values = make(map[string][]uint32)
-				b[l.Name] = values
-			}
-			values[l.Value] = append(values[l.Value], uint32(i))
-		})
+// postingsBuilder has the postings of all names, end to end, and makes the frame of one.
+type postingsBuilder struct {
+	table    *labelTable
+	postings []posting
+	ends     []uint32 // where the postings of each word, as a name, end
+	counts   []uint32 // of each word as a value; all zero between frames
+}
+
+func buildPostings(t *labelTable) *postingsBuilder {
+	b := &postingsBuilder{table: t, postings: make([]posting, len(t.pairs)/2), ends: make([]uint32, len(t.words)), counts: make([]uint32, len(t.words))}
+	for i := 0; i < len(t.pairs); i += 2 {
+		b.ends[t.pairs[i]]++
+	}
+	at := uint32(0)
+	for word, n := range b.ends {
+		b.ends[word] = at
+		at += n
+	}
+	from := uint32(0)
+	for stream, end := range t.ends {
+		for ; from < end; from += 2 {
+			next := &b.ends[t.pairs[from]]
+			b.postings[*next] = posting{t.pairs[from+1], uint32(stream)}
+			*next++
+		}
 	}
 	return b
 }
 
-func (b postingsBuilder) names() []string {
-	names := make([]string, 0, len(b))
-	for name := range b {
-		names = append(names, name)
+// of returns the postings of a word, none when it is no name.
+func (b *postingsBuilder) of(word uint32) []posting {
+	start := uint32(0)
+	if word > 0 {
+		start = b.ends[word-1]
 	}
-	slices.Sort(names)
+	return b.postings[start:b.ends[word]]
+}
+
+// names returns the words that are names, sorted.
+func (b *postingsBuilder) names() []uint32 {
+	var names []uint32
+	for word := range b.ends {
+		if len(b.of(uint32(word))) > 0 {
+			names = append(names, uint32(word))
+		}
+	}
+	b.sort(names)
 	return names
 }
 
-func (b postingsBuilder) append(dst []byte, name string) []byte {
-	lists := b[name]
-	values := make([]string, 0, len(lists))
-	for v := range lists {
-		values = append(values, v)
+func (b *postingsBuilder) sort(words []uint32) {
+	slices.SortFunc(words, func(x, y uint32) int { return strings.Compare(b.table.words[x], b.table.words[y]) })
+}
+
+// append appends the raw bytes of a name's frame.
+func (b *postingsBuilder) append(dst []byte, name uint32) []byte {
+	list := b.of(name)
+	var values []uint32
+	for _, p := range list {
+		if b.counts[p.value]++; b.counts[p.value] == 1 {
+			values = append(values, p.value)
+		}
 	}
-	slices.Sort(values)
+	b.sort(values)
 	dst = binary.AppendUvarint(dst, uint64(len(values)))
-	dst = appendStrings(dst, values)
 	for _, v := range values {
-		dst = binary.AppendUvarint(dst, uint64(len(lists[v])))
+		dst = binary.AppendUvarint(dst, uint64(len(b.table.words[v])))
 	}
+	for _, v := range values {
+		dst = append(dst, b.table.words[v]...)
+	}
+	// From here on a value's count is where its next stream goes.
+	at := uint32(0)
+	for _, v := range values {
+		n := b.counts[v]
+		dst = binary.AppendUvarint(dst, uint64(n))
+		b.counts[v] = at
+		at += n
+	}
+	streams := make([]uint32, len(list))
+	for _, p := range list {
+		streams[b.counts[p.value]] = p.stream
+		b.counts[p.value]++
+	}
+	start := uint32(0)
 	for _, v := range values {
 		before := uint32(0)
-		for _, id := range lists[v] {
+		for _, id := range streams[start:b.counts[v]] {
 			dst = binary.AppendUvarint(dst, uint64(id-before))
 			before = id
 		}
+		start, b.counts[v] = b.counts[v], 0
 	}
 	return dst
 }

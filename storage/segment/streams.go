@@ -32,27 +32,57 @@ type streamEntry struct {
 	first, last int64
 }
 
-func appendStreams(dst []byte, streams []streamEntry, minTime int64) []byte {
-	symbols := make(map[string]uint64)
-	var words []string
-	symbol := func(s string) uint64 {
-		n, ok := symbols[s]
+// labelTable has the labels of a writer's streams in numbers, from which the stream table and
+// the postings are made.
+type labelTable struct {
+	words []string // distinct names and values
+	pairs []uint32 // the word of a name and of its value, of all streams
+	ends  []uint32 // where each stream's pairs end in pairs
+}
+
+// tabulate numbers names and values as they come. A hundred thousand streams have a million
+// labels, most of which the stream before has too, so those are not looked up.
+func tabulate(streams []streamEntry) *labelTable {
+	t := &labelTable{ends: make([]uint32, 0, len(streams))}
+	numbers := make(map[string]uint32)
+	number := func(s string) uint32 {
+		n, ok := numbers[s]
 		if !ok {
-			n = uint64(len(words))
-			symbols[s] = n
-			words = append(words, s)
+			n = uint32(len(t.words))
+			numbers[s] = n
+			t.words = append(t.words, s)
 		}
 		return n
 	}
-	var sets []byte
-	var pairs, before []uint64
-	total := 0
+	var before, current []labels.Label
+	start := 0 // of the stream before
 	for i := range streams {
-		pairs = pairs[:0]
-		streams[i].labels.Range(func(l labels.Label) {
-			pairs = append(pairs, symbol(l.Name), symbol(l.Value))
-		})
-		total += len(pairs) / 2
+		current = current[:0]
+		streams[i].labels.Range(func(l labels.Label) { current = append(current, l) })
+		from := len(t.pairs)
+		for k, l := range current {
+			known := k < len(before) && before[k].Name == l.Name
+			switch {
+			case known && before[k].Value == l.Value:
+				t.pairs = append(t.pairs, t.pairs[start+2*k], t.pairs[start+2*k+1])
+			case known:
+				t.pairs = append(t.pairs, t.pairs[start+2*k], number(l.Value))
+			default:
+				t.pairs = append(t.pairs, number(l.Name), number(l.Value))
+			}
+		}
+		t.ends = append(t.ends, uint32(len(t.pairs)))
+		start, before, current = from, current, before
+	}
+	return t
+}
+
+func appendStreams(dst []byte, streams []streamEntry, t *labelTable, minTime int64) []byte {
+	var sets []byte
+	var before []uint32
+	start := uint32(0)
+	for _, end := range t.ends {
+		pairs := t.pairs[start:end]
 		shared := 0
 		for shared < len(pairs) && shared < len(before) && pairs[shared] == before[shared] && pairs[shared+1] == before[shared+1] {
 			shared += 2
@@ -60,13 +90,13 @@ func appendStreams(dst []byte, streams []streamEntry, minTime int64) []byte {
 		sets = binary.AppendUvarint(sets, uint64(shared/2))
 		sets = binary.AppendUvarint(sets, uint64(len(pairs)-shared)/2)
 		for _, n := range pairs[shared:] {
-			sets = binary.AppendUvarint(sets, n)
+			sets = binary.AppendUvarint(sets, uint64(n))
 		}
-		pairs, before = before, pairs
+		before, start = pairs, end
 	}
-	dst = binary.AppendUvarint(dst, uint64(len(words)))
-	dst = appendStrings(dst, words)
-	dst = binary.AppendUvarint(dst, uint64(total))
+	dst = binary.AppendUvarint(dst, uint64(len(t.words)))
+	dst = appendStrings(dst, t.words)
+	dst = binary.AppendUvarint(dst, uint64(len(t.pairs)/2))
 	dst = append(dst, sets...)
 	for i := range streams {
 		dst = binary.AppendUvarint(dst, uint64(streams[i].rows))

@@ -141,11 +141,14 @@ func (v *verifier) checkPostings(ctx context.Context) error {
 	for i := range streams {
 		streams[i].labels = v.t.get(i).labels
 	}
-	want := buildPostings(streams)
-	if len(want) != len(v.r.index.postings) {
-		v.problemf("postings", "%d label names, the streams have %d", len(v.r.index.postings), len(want))
+	table := tabulate(streams)
+	builder := buildPostings(table)
+	names := builder.names()
+	if len(names) != len(v.r.index.postings) {
+		v.problemf("postings", "%d label names, the streams have %d", len(v.r.index.postings), len(names))
 	}
-	for _, name := range want.names() {
+	for _, word := range names {
+		name := table.words[word]
 		p, err := v.r.postings(ctx, name, nil)
 		if err != nil {
 			if err := v.problem(err); err != nil {
@@ -153,13 +156,17 @@ func (v *verifier) checkPostings(ctx context.Context) error {
 			}
 			continue
 		}
+		want, err := decodePostings(builder.append(nil, word), len(streams))
+		if err != nil {
+			return fmt.Errorf("postings of label %q, made again: %w", name, err)
+		}
 		where := fmt.Sprintf("postings of label %q", name)
-		if p == nil || len(p.values) != len(want[name]) {
-			v.problemf(where, "missing, or a wrong number of values")
+		if p == nil || !slices.Equal(p.values, want.values) {
+			v.problemf(where, "missing, or with wrong values")
 			continue
 		}
 		for i, value := range p.values {
-			if i > 0 && p.values[i-1] >= value || !slices.Equal(p.list(i), want[name][value]) {
+			if !slices.Equal(p.list(i), want.list(i)) {
 				v.problemf(where, "streams of value %q are wrong", value)
 			}
 		}
@@ -307,12 +314,12 @@ func (v *verifier) checkKeys(b *block, offsets []uint32, lines []byte, columns [
 		}
 	}
 	missing := 0
-	v.keys.each(func(key uint32) {
-		if !allSet(b.meta, v.needles[b.meta.group].probesOf([]uint32{key})) {
+	for i := range v.keys.keys {
+		if !allSet(b.meta, v.needles[b.meta.group].probesOf(v.keys.keys[i:i+1])) {
 			missing++
 		}
-	})
-	clear(v.keys.words[:])
+	}
+	v.keys.reset()
 	if missing > 0 {
 		v.problemf(where, "%d keys are missing in the needle index", missing)
 	}

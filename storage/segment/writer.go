@@ -229,10 +229,11 @@ func (w *Writer) Close() (Info, error) {
 	if len(w.group.blocks) > 0 {
 		w.endGroup()
 	}
-	if err := w.writePostings(); err != nil {
+	table := tabulate(w.streams)
+	if err := w.writePostings(table); err != nil {
 		return Info{}, err
 	}
-	ft := w.writeSections()
+	ft := w.writeSections(table)
 	if err := w.flush(); err != nil {
 		return Info{}, err
 	}
@@ -245,14 +246,14 @@ func (w *Writer) small() compression { return compression{CodecZstd, smallLevel(
 
 func smallLevel(level ZstdLevel) ZstdLevel { return max(level, ZstdDefault) }
 
-func (w *Writer) writePostings() error {
-	b := buildPostings(w.streams)
+func (w *Writer) writePostings(table *labelTable) error {
+	b := buildPostings(table)
 	for _, name := range b.names() {
 		w.raw = b.append(w.raw[:0], name)
 		start := len(w.buf)
 		at := place{kind: kindPostings, ordinal: uint32(len(w.index.postings))}
 		w.buf = appendFrame(w.buf, at, w.small(), w.raw)
-		w.index.postings = append(w.index.postings, nameEntry{name: name, length: len(w.buf) - start})
+		w.index.postings = append(w.index.postings, nameEntry{name: table.words[name], length: len(w.buf) - start})
 		if err := w.flush(); err != nil {
 			return err
 		}
@@ -261,7 +262,7 @@ func (w *Writer) writePostings() error {
 }
 
 // writeSections appends stream table, block index, footer and trailer to w.buf.
-func (w *Writer) writeSections() *footer {
+func (w *Writer) writeSections(table *labelTable) *footer {
 	section := func(k kind, c compression, raw []byte) int {
 		start := len(w.buf)
 		w.buf = appendFrame(w.buf, place{kind: k}, c, raw)
@@ -271,7 +272,7 @@ func (w *Writer) writeSections() *footer {
 	ft := &footer{id: w.opts.ID, tenant: string(w.opts.Tenant), level: w.opts.Level, mergedFrom: w.opts.MergedFrom,
 		streams: len(w.streams), blocks: len(w.index.blocks), rows: w.rows, rawBytes: w.bytes,
 		minTime: w.minTime, maxTime: w.maxTime}
-	ft.streamsLen = section(kindStreams, w.small(), appendStreams(w.raw[:0], w.streams, w.minTime))
+	ft.streamsLen = section(kindStreams, w.small(), appendStreams(w.raw[:0], w.streams, table, w.minTime))
 	w.sortNames()
 	ft.indexLen = section(kindIndex, w.small(), w.index.append(w.raw[:0], w.minTime))
 	ft.footerOffset = w.offset + int64(len(w.buf))
