@@ -70,28 +70,34 @@ func procField(path, name string) (int64, error) {
 // cpuOf returns the CPU time of a process with the precision of the scheduler, or less
 // precisely where the kernel doesn't keep it.
 func cpuOf(pid int) (time.Duration, error) {
+	cpu, _, err := schedOf(pid)
+	return cpu, err
+}
+
+// schedOf returns the CPU time of a process's threads and how long these waited for a core while
+// they could have run. Both together, over the time that passed, are the cores that the process
+// would use on a machine of its own; without the kernel's help there is no waiting.
+func schedOf(pid int) (cpu, waited time.Duration, err error) {
 	threads, err := filepath.Glob(filepath.Join("/proc", strconv.Itoa(pid), "task", "*", "schedstat"))
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	var sum time.Duration
 	for _, path := range threads {
 		text, err := os.ReadFile(path)
 		if err != nil {
 			continue // the thread has ended
 		}
-		first, _, _ := strings.Cut(string(text), " ")
-		ns, err := strconv.ParseInt(first, 10, 64)
-		if err != nil {
-			return 0, fmt.Errorf("%s: %w", path, err)
+		var ran, ready int64
+		if _, err := fmt.Sscan(string(text), &ran, &ready); err != nil {
+			return 0, 0, fmt.Errorf("%s: %w", path, err)
 		}
-		sum += time.Duration(ns)
+		cpu, waited = cpu+time.Duration(ran), waited+time.Duration(ready)
 	}
-	if sum > 0 {
-		return sum, nil
+	if cpu > 0 {
+		return cpu, waited, nil
 	}
 	u, err := usageOf(pid)
-	return u.cpu, err
+	return u.cpu, 0, err
 }
 
 // process is a server that this program started.

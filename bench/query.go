@@ -22,6 +22,7 @@ type measured struct {
 	warm     []time.Duration // sorted
 	cpu      time.Duration   // of the server, for one warm run
 	cores    float64         // that the server used during warm runs, on average
+	wanted   float64         // cores that it used or waited for
 	stats    queryStats      // of the first run
 	wrong    error
 }
@@ -116,10 +117,10 @@ func runWarm(ctx context.Context, o options, tg target, t *truth, results []meas
 	}
 	for i := range results {
 		m := &results[i]
-		var before time.Duration
+		var before, waitedBefore time.Duration
 		if tg.pid != 0 {
 			var err error
-			if before, err = cpuOf(tg.pid); err != nil {
+			if before, waitedBefore, err = schedOf(tg.pid); err != nil {
 				return err
 			}
 		}
@@ -131,14 +132,16 @@ func runWarm(ctx context.Context, o options, tg target, t *truth, results []meas
 			}
 			m.warm = append(m.warm, took)
 		}
+		took := time.Since(began)
 		slices.Sort(m.warm)
 		if tg.pid != 0 {
-			after, err := cpuOf(tg.pid)
+			after, waited, err := schedOf(tg.pid)
 			if err != nil {
 				return err
 			}
 			m.cpu = (after - before) / time.Duration(len(m.warm))
-			m.cores = (after - before).Seconds() / time.Since(began).Seconds()
+			m.cores = (after - before).Seconds() / took.Seconds()
+			m.wanted = m.cores + (waited-waitedBefore).Seconds()/took.Seconds()
 		}
 		fmt.Fprintf(os.Stderr, "%-16s %8.1f ms\n", m.question.name, ms(m.median()))
 		if err := profileQuery(ctx, o, tg.addr, t, i, m.question); err != nil {

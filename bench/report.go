@@ -12,7 +12,7 @@ import (
 // report prints the tables in Markdown.
 func report(w io.Writer, t target, results []measured) {
 	out := func(format string, args ...any) { _, _ = fmt.Fprintf(w, format, args...) }
-	out("\n| query | what | cold ms | warm ms | best ms | CPU ms | cores | Loki | VictoriaLogs | / Loki | / VictoriaLogs | answer |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n")
+	out("\n| query | what | cold ms | warm ms | best ms | CPU ms | cores used | wanted | Loki | VictoriaLogs | / Loki | / VictoriaLogs | answer |\n|---|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|---:|---|\n")
 	var loki, vlogs, lokiCPU, vlogsCPU, compared float64
 	for i := range results {
 		m := &results[i]
@@ -33,13 +33,13 @@ func report(w io.Writer, t target, results []measured) {
 		if m.question.loki == 0 {
 			against = "| | |"
 		}
-		out("| %s | %s | %s | %s | %s | %s | %.2f | %s | %s |\n", m.question.name, strings.ReplaceAll(m.question.what, "|", `\|`), short(ms(m.cold)), short(warm), short(ms(m.warm[0])),
-			short(ms(m.cpu)), m.cores, against, answer)
+		out("| %s | %s | %s | %s | %s | %s | %.2f | %.2f | %s | %s |\n", m.question.name, strings.ReplaceAll(m.question.what, "|", `\|`), short(ms(m.cold)), short(warm), short(ms(m.warm[0])),
+			short(ms(m.cpu)), m.cores, m.wanted, against, answer)
 	}
 	n := max(1, compared)
-	out("| **geometric mean** | | | | | | | | | **%.3g** | **%.2f** | |\n", math.Exp(loki/n), math.Exp(vlogs/n))
+	out("| **geometric mean** | | | | | | | | | | **%.3g** | **%.2f** | |\n", math.Exp(loki/n), math.Exp(vlogs/n))
 	if t.pid != 0 {
-		out("| geometric mean of CPU ms / cores | | | | | | | | | %.3g | %.2f | |\n", math.Exp(lokiCPU/n), math.Exp(vlogsCPU/n))
+		out("| geometric mean of CPU ms / cores | | | | | | | | | | %.3g | %.2f | |\n", math.Exp(lokiCPU/n), math.Exp(vlogsCPU/n))
 	}
 
 	out("\n| query | blocks considered | pruned: labels | time | needle | line blocks read | KB fetched cold | rows scanned | rows matched | from memory |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|\n")
