@@ -61,6 +61,8 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry(), started: time.Now().UTC()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	memory := memlimit.Apply(cfg.memory, logger)
+	cfg.fitMemory(memory.Limit(), logger)
+	n.cfg = cfg
 	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded = memory.Check, memory.Check
 	// Listening comes first: a port in use should not cost a recovery.
 	if err := n.openDoors(); err != nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -15,7 +16,7 @@ import (
 // line that it acknowledged, once.
 func TestOverload(t *testing.T) {
 	const container = 384 << 20
-	t.Setenv("GOMEMLIMIT", strconv.Itoa(container/10*9)) // what -memory.limit-ratio makes of it
+	t.Setenv("GOMEMLIMIT", strconv.Itoa(container-64<<20)) // what -memory.limit-ratio makes of it
 	s := startServer(t, append([]string{"-ingester.freeze-age=5s"}, roomy...)...)
 	s.client.Transport = &http.Transport{MaxIdleConnsPerHost: 256}
 	writers, span := 24, 3*time.Second
@@ -113,8 +114,10 @@ func (o *overload) push(body []byte) (taken bool, err error) {
 	if status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable || header.Get("Retry-After") == "" {
 		return false, fmt.Errorf("%d, Retry-After %q: %s", status, header.Get("Retry-After"), answer)
 	}
+	reason, _, _ := strings.Cut(string(answer), ":")
+	reason, _, _ = strings.Cut(reason, " take ") // numbers follow
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	o.refused[fmt.Sprintf("%d %s", status, shortened(string(answer), 60))]++
+	o.refused[fmt.Sprintf("%d %s", status, reason)]++
 	return false, nil
 }

@@ -54,7 +54,7 @@ func TestWorkStopsWithTheClient(t *testing.T) {
 		params     url.Values
 	}{
 		{"metric", "query_range", heavy(now, over)},
-		{"samples kept", "query_range", span(`quantile_over_time(0.9, {app=~".+"} | json | unwrap n [5m])`)},
+		{"samples kept", "query_range", span(`quantile_over_time(0.9, {app=~".+"} | json | unwrap n [5m]) by (path)`)},
 		{"log without a match", "query_range", span(`{app=~".+"} | json | msg =~ ".*x[a-z]x.*"`)},
 		{"instant", "query", url.Values{"query": {`sum by (path) (count_over_time({app=~".+"} | json | msg =~ ".*[13579] ms.*" [3h]))`}, "time": {fmt.Sprint(now.UnixNano())}}},
 		{"patterns", "patterns", span(`{app=~".+"}`)},

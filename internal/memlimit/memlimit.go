@@ -36,7 +36,7 @@ type Config struct {
 
 // RegisterFlags declares the settings with their defaults.
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
-	fs.Float64Var(&c.Ratio, "memory.limit-ratio", 0.9, "Part of the container's memory (cgroup) that becomes the runtime's soft limit, GOMEMLIMIT, unless that is set; 0 sets no limit.")
+	fs.Float64Var(&c.Ratio, "memory.limit-ratio", 0.9, "Part of the container's memory (cgroup) that becomes the runtime's soft limit, GOMEMLIMIT, unless that is set; in a small container less, so that 64 MiB are left for the program itself. 0 sets no limit.")
 	fs.Float64Var(&c.Shed, "memory.shed-ratio", 0.85, "Part of the runtime's memory limit above which pushes get 503 and Retry-After; 0 refuses none. Without a limit none are.")
 }
 
@@ -56,7 +56,7 @@ func Apply(cfg Config, logger *slog.Logger) *Guard {
 	limit := debug.SetMemoryLimit(-1)
 	if limit == math.MaxInt64 && cfg.Ratio > 0 {
 		if memory, ok := cgroupLimit(os.DirFS("/")); ok {
-			limit = int64(float64(memory) * cfg.Ratio)
+			limit = fitting(memory, cfg.Ratio)
 			debug.SetMemoryLimit(limit)
 			logger.Info("memory limit set from the container's", "container", humanize.IBytes(uint64(memory)), "limit", humanize.IBytes(uint64(limit)))
 		}
@@ -65,6 +65,16 @@ func Apply(cfg Config, logger *slog.Logger) *Guard {
 		limit = 0
 	}
 	return &Guard{limit: limit, shed: cfg.Shed, read: readRuntime}
+}
+
+// outside is what a container's memory holds besides the runtime's: the pages of the program
+// that are in use, and what the kernel keeps for its connections and files.
+const outside = 64 << 20
+
+// fitting is the runtime's limit in a container: a part of its memory, and in a small one
+// what is left beside the program.
+func fitting(memory int64, ratio float64) int64 {
+	return min(int64(float64(memory)*ratio), max(memory-outside, memory/2))
 }
 
 // cgroupLimit returns the least memory limit of this process's control group and of those
@@ -128,7 +138,7 @@ type Guard struct {
 }
 
 // sampled is how long a reading counts.
-const sampled = 100 * time.Millisecond
+const sampled = 20 * time.Millisecond
 
 // Limit is the runtime's memory limit in bytes, 0 when there is none.
 func (g *Guard) Limit() int64 { return g.limit }

@@ -66,3 +66,13 @@ func TestGuard(t *testing.T) {
 		t.Errorf("the runtime says %d, %d", live, total)
 	}
 }
+
+func TestFitting(t *testing.T) {
+	for memory, want := range map[int64]int64{
+		10 << 30: 9 << 30, 384 << 20: 320 << 20, 100 << 20: 50 << 20,
+	} {
+		if got := fitting(memory, 0.9); got != want {
+			t.Errorf("in %d bytes the limit is %d, want %d", memory, got, want)
+		}
+	}
+}
