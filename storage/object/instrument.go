@@ -17,6 +17,7 @@ type Metrics struct {
 	seconds  *prometheus.HistogramVec // op
 	bytes    *prometheus.CounterVec   // op
 	retries  *prometheus.CounterVec   // op
+	hedged   *prometheus.CounterVec   // won
 }
 
 // NewMetrics makes the metrics and registers them; a nil reg leaves them unregistered.
@@ -39,9 +40,13 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 			Name: "skald_object_store_retries_total",
 			Help: "Requests to the object store that were repeated after a transient failure.",
 		}, []string{"op"}),
+		hedged: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "skald_object_store_hedged_total",
+			Help: "Slow reads of the object store that were asked a second time, by the request that answered (first, second).",
+		}, []string{"won"}),
 	}
 	if reg != nil {
-		reg.MustRegister(m.requests, m.seconds, m.bytes, m.retries)
+		reg.MustRegister(m.requests, m.seconds, m.bytes, m.retries, m.hedged)
 	}
 	return m
 }

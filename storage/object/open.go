@@ -19,6 +19,7 @@ import (
 type Options struct {
 	S3    S3Config
 	Retry RetryConfig
+	Hedge HedgeConfig
 	// Registerer receives the metrics; nil means none are registered.
 	Registerer prometheus.Registerer
 	// Logger receives slow and failed requests; nil means nothing is logged.
@@ -29,6 +30,7 @@ type Options struct {
 func (o *Options) RegisterFlags(fs *flag.FlagSet) {
 	o.S3.registerFlags(fs)
 	o.Retry.registerFlags(fs)
+	o.Hedge.registerFlags(fs)
 }
 
 // Open returns the store that a URL names, with retries and metrics around it:
@@ -80,6 +82,9 @@ func Open(ctx context.Context, rawURL string, opts Options) (Store, error) {
 	}
 	metrics := NewMetrics(opts.Registerer)
 	store = Instrument(store, metrics, opts.Logger)
+	if Remote(store) {
+		store = Hedge(store, opts.Hedge, metrics)
+	}
 	return Retry(store, opts.Retry, metrics, opts.Logger), nil
 }
 
