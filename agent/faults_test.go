@@ -85,6 +85,7 @@ var faults = append([]faultRow{
 	{"1000 files with the same first 4 KiB", (*faultRun).sameHeads},
 	{"links swapped as in a ConfigMap", (*faultRun).linksSwapped},
 	{"file replaced by rename", (*faultRun).replaced},
+	{"quiet file rotated, writer late", (*faultRun).writerLate},
 	{"positions file empty", damaged(func([]byte) []byte { return nil })},
 	{"positions file cut in half", damaged(func(b []byte) []byte { return b[:len(b)/2] })},
 	{"positions file of a later version", damaged(func(b []byte) []byte { return []byte(strings.Replace(string(b), "positions 1", "positions 9", 1)) })},
@@ -511,6 +512,21 @@ func (r *faultRun) replaced() {
 		r.settle2(r.path)
 		r.must(os.Rename(r.path+"-new", r.path))
 	}
+}
+
+// writerLate goes on writing to a file that was renamed after it had been quiet for long.
+func (r *faultRun) writerLate() {
+	r.opts.Tail = fastTail
+	r.opts.Tail.Grace = 2 * time.Second
+	r.start()
+	r.write(50)
+	r.settle()
+	time.Sleep(r.opts.Tail.Grace + fastTail.Quiet)
+	name := r.rotate()
+	r.write(50)
+	r.settle() // the new file is read
+	time.Sleep(10 * fastTail.Interval)
+	appendFile(r.T, name, r.text(10))
 }
 
 // settle2 waits until a file that is to be replaced has been read.

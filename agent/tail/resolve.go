@@ -74,10 +74,8 @@ func (l *tailLog) takeBack(id positions.ID) *generation {
 func (l *tailLog) replaceAll(now int64) {
 	for _, g := range l.gens {
 		if !g.replaced {
-			g.replaced = true
-			if g.quiet == 0 {
-				g.quiet = now
-			}
+			// The writer has Config.Grace from now on, however quiet it was before.
+			g.replaced, g.quiet = true, now
 		}
 	}
 }

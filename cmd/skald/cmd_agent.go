@@ -11,6 +11,7 @@ import (
 	"net/url"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"syscall"
@@ -104,6 +105,11 @@ func runAgent(ctx context.Context, std stdio, args []string) error {
 	}
 	if err := o.show(cfg, std, logger.Info); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		// An agent shares its node: a quarter less memory is worth the collector's time, which
+		// is little, since what is read is copied once and lies in blocks that are used again.
+		debug.SetGCPercent(50)
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
