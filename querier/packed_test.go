@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ import (
 type segmentSelector struct {
 	r      *segment.Reader
 	plain  bool
-	packed int // blocks of which packed lines were handed out
+	packed atomic.Int64 // blocks of which packed lines were handed out
 }
 
 func (s *segmentSelector) Select(ctx context.Context, req *model.Request) (*model.Selection, error) {
@@ -56,7 +57,7 @@ func (b *segmentBlock) Packed(ctx context.Context) (model.Packed, error) {
 	}
 	p, err := b.Block.Packed(ctx)
 	if p != nil {
-		b.s.packed++
+		b.s.packed.Add(1)
 	}
 	return p, err
 }
@@ -140,8 +141,8 @@ func TestPackedAnswersAreWholeAnswers(t *testing.T) {
 		}
 		found += len(got)
 	}
-	if found < 100 || fast.packed < 100 {
-		t.Errorf("%d streams found, %d blocks read packed: the test tests nothing", found, fast.packed)
+	if found < 100 || fast.packed.Load() < 100 {
+		t.Errorf("%d streams found, %d blocks read packed: the test tests nothing", found, fast.packed.Load())
 	}
 }
 
