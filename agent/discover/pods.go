@@ -73,6 +73,7 @@ type pods struct {
 type podGroup struct {
 	*targetgroup.Group
 	gone time.Time // since when the API does not know it, zero when it does
+	seen bool      // its directory has been there
 }
 
 // forgetPod is how long the labels of a pod are kept that is in neither place.
@@ -103,7 +104,8 @@ func (s *pods) group(g *targetgroup.Group, now time.Time) {
 		old.gone = now // a new pod of the same name
 	}
 	s.bySrc[g.Source] = uid
-	s.api[uid] = &podGroup{Group: g}
+	before := s.api[uid]
+	s.api[uid] = &podGroup{Group: g, seen: before != nil && before.seen}
 }
 
 func (s *pods) local(dirs map[string]localPod, now time.Time) {
@@ -133,6 +135,7 @@ func (s *pods) targets(now time.Time) []Target {
 			}
 			continue
 		}
+		known.seen = true
 		// Ephemeral containers have logs, and no targets of their own.
 		has := map[string]bool{}
 		for _, t := range known.Targets {
@@ -151,6 +154,9 @@ func (s *pods) targets(now time.Time) []Target {
 				delete(s.bySrc, g.Source)
 			}
 			continue
+		}
+		if !g.gone.IsZero() && !here[uid] && g.seen {
+			continue // its files are gone, or in hand; where pods come and go, a minute of them is many
 		}
 		for _, t := range g.Targets {
 			out = append(out, Target{Labels: merge(g.Labels, t), Source: g.Source})

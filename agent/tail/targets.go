@@ -33,6 +33,7 @@ type Target struct {
 // target is a Target with its patterns compiled.
 type target struct {
 	Target
+	id      string // distinguishes targets that may exist beside each other
 	group   string // Job, made unique among targets that may name the same file
 	pattern *Pattern
 	exclude *Pattern
@@ -47,7 +48,7 @@ func compileTarget(tg Target) (*target, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &target{Target: tg, pattern: p}
+	c := &target{Target: tg, pattern: p, id: tg.Job + "\xff" + tg.Path + "\xff" + tg.Exclude + "\xff" + tg.Labels.String()}
 	if tg.Exclude != "" {
 		if c.exclude, err = Compile(tg.Exclude); err != nil {
 			return nil, err
@@ -63,11 +64,6 @@ func compileTarget(tg Target) (*target, error) {
 
 func (tg *target) wants(path string) bool {
 	return tg.pattern.Match(path) && (tg.exclude == nil || !tg.exclude.Match(path))
-}
-
-// id distinguishes targets that may exist beside each other.
-func (tg *target) id() string {
-	return tg.Job + "\xff" + tg.Path + "\xff" + tg.Exclude + "\xff" + tg.Labels.String()
 }
 
 // place is what a target keeps when its labels change.
@@ -87,7 +83,7 @@ func (t *Tailer) SetTargets(targets []Target) error {
 		fresh = append(fresh, c)
 	}
 	// An order of their own, so that groups have the same names in every run.
-	slices.SortStableFunc(fresh, func(a, b *target) int { return cmp.Compare(a.id(), b.id()) })
+	slices.SortStableFunc(fresh, func(a, b *target) int { return cmp.Compare(a.id, b.id) })
 	t.mu.Lock()
 	t.replaceTargets(fresh)
 	t.mu.Unlock()
@@ -99,24 +95,24 @@ func (t *Tailer) SetTargets(targets []Target) error {
 func (t *Tailer) replaceTargets(fresh []*target) {
 	old := map[string]*target{}
 	for _, tg := range t.mu.targets {
-		old[tg.id()] = tg
+		old[tg.id] = tg
 	}
 	next := make([]*target, 0, len(fresh))
 	groups := map[string]bool{} // in use
 	for i, tg := range fresh {
-		if i > 0 && tg.id() == fresh[i-1].id() {
+		if i > 0 && tg.id == fresh[i-1].id {
 			continue
 		}
-		if have := old[tg.id()]; have != nil {
+		if have := old[tg.id]; have != nil {
 			tg = have
 			groups[tg.group] = true
-			delete(old, tg.id())
+			delete(old, tg.id)
 		}
 		next = append(next, tg)
 	}
 	left := map[[2]string][]*target{} // by place, those that nobody wants as they are
 	for _, tg := range t.mu.targets {
-		if old[tg.id()] == tg {
+		if old[tg.id] == tg {
 			left[tg.place()] = append(left[tg.place()], tg)
 		}
 	}
@@ -152,7 +148,7 @@ func (t *Tailer) replaceTargets(fresh []*target) {
 		tg.retired.Store(now)
 	}
 	for _, l := range t.mu.logs {
-		if l.heir == nil && old[l.target.id()] == l.target || l.heir != nil && old[l.heir.id()] == l.heir {
+		if l.heir == nil && old[l.target.id] == l.target || l.heir != nil && old[l.heir.id] == l.heir {
 			from := l.target
 			if l.heir != nil {
 				from = l.heir
