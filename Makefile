@@ -12,7 +12,7 @@ KUBECONFORM := github.com/yannh/kubeconform/cmd/kubeconform@v0.8.0
 KUBERNETES  := k8s.io/kubernetes@v1.34.0
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test race lint fuzz bench s3 kubernetes-tools manifests clean
+.PHONY: help run build test race lint fuzz bench s3 kubernetes-tools manifests test-kubernetes clean
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -55,6 +55,13 @@ kubernetes-tools: ## install helm, kubeconform and the API's schemas, which the 
 
 manifests: kubernetes-tools ## render deploy/kubernetes from the Helm chart
 	$(GO) test ./deploy -run TestPlainManifests -update
+
+# Building the API server takes minutes the first time.
+test-kubernetes: ## run the agent beside a real kube-apiserver, built into bin/kubernetes
+	cd internal/testkit/kube/tools && \
+	  CGO_ENABLED=0 $(GO) build -o $(abspath $(BIN))/kubernetes/etcd go.etcd.io/etcd/server/v3 && \
+	  CGO_ENABLED=0 $(GO) build -o $(abspath $(BIN))/kubernetes/kube-apiserver k8s.io/kubernetes/cmd/kube-apiserver
+	SKALD_KUBERNETES=$(abspath $(BIN))/kubernetes $(GO) test -count 1 -run TestKubernetes -v ./internal/integration
 
 clean: ## remove what was built
 	rm -rf $(BIN)

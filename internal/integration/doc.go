@@ -10,6 +10,7 @@
 //	SKALD_SEED=N   repeat the random choices of a run that printed the seed N
 //	SKALD_PROGRAM=FILE  the binary to test, instead of building it
 //	SKALD_KEEP=1   keep the processes' directories and logs after the tests
+//	SKALD_KUBERNETES=DIR  etcd and kube-apiserver, as make test-kubernetes builds them
 //
 // With the race detector on, the binary is built with it too, and a race that it reports
 // fails the test that ran it.
