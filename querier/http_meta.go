@@ -265,15 +265,7 @@ func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
 }
 
 func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
-	p, err := readParams(w, r)
-	if err != nil {
-		return err
-	}
-	start, end, err := p.orderedBounds()
-	if err != nil {
-		return err
-	}
-	matchers, err := syntax.ParseMatchers(p.get("query"), false)
+	_, start, end, matchers, err := readSelector(w, r)
 	if err != nil {
 		return err
 	}

@@ -8,8 +8,10 @@ import (
 	"time"
 
 	common "github.com/prometheus/common/model"
+	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 const (
@@ -66,6 +68,18 @@ func (p params) orderedBounds() (start, end int64, err error) {
 		err = fault.New(fault.Invalid, "end timestamp must not be before or equal to start time")
 	}
 	return start, end, err
+}
+
+// readSelector reads what the endpoints about streams ask for: a time range and a selector.
+func readSelector(w http.ResponseWriter, r *http.Request) (p params, start, end int64, matchers []*labels.Matcher, err error) {
+	if p, err = readParams(w, r); err != nil {
+		return
+	}
+	if start, end, err = p.orderedBounds(); err != nil {
+		return
+	}
+	matchers, err = syntax.ParseMatchers(p.get("query"), false)
+	return
 }
 
 func (p params) time(name string, fallback int64) (int64, error) {

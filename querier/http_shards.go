@@ -12,7 +12,6 @@ import (
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/engine"
-	"github.com/skaldlog/skald/logql/syntax"
 )
 
 // shard is a range of stream hashes, both ends included, and what lies in it.
@@ -24,15 +23,7 @@ type shard struct {
 // serveShards cuts the streams that a selector finds into ranges of their hashes that hold
 // about targetBytesPerShard each, as a planner of parallel work would.
 func (q *Querier) serveShards(w http.ResponseWriter, r *http.Request) error {
-	p, err := readParams(w, r)
-	if err != nil {
-		return err
-	}
-	start, end, err := p.orderedBounds()
-	if err != nil {
-		return err
-	}
-	matchers, err := syntax.ParseMatchers(p.get("query"), false)
+	p, start, end, matchers, err := readSelector(w, r)
 	if err != nil {
 		return err
 	}
