@@ -114,10 +114,12 @@ func (g *Ingesters) suspects(all []Replica) []Replica {
 }
 
 // tolerable reports whether the rest of all hold every acknowledged row when some are
-// missing.
+// missing. A ring too small to acknowledge anything is one that this process sees but a
+// part of.
 func (g *Ingesters) tolerable(all, missing []Replica) bool {
-	allowed := g.rf - (g.rf/2 + 1)
-	if len(missing) == len(all) {
+	quorum := g.rf/2 + 1
+	allowed := g.rf - quorum
+	if len(all) < quorum || len(missing) == len(all) {
 		return false
 	}
 	missing = slices.Clone(missing)
@@ -238,7 +240,7 @@ func ask[T any](ctx context.Context, g *Ingesters, tenant model.Tenant, call fun
 		return good, "", nil
 	}
 	g.partial.Inc()
-	text := incomplete(len(all), failed, values(waiting))
+	text := incomplete(len(all), g.rf/2+1, failed, values(waiting))
 	if g.cfg.Partial == partialWarn { // a read that fails is logged where it is answered
 		if untold, ok := g.partials.Now(time.Now()); ok {
 			g.logger.Warn("a read could not reach enough ingesters", "tenant", tenant, "reason", text, "more_before", untold)
@@ -249,9 +251,12 @@ func ask[T any](ctx context.Context, g *Ingesters, tenant model.Tenant, call fun
 }
 
 // incomplete says which ingesters are missing and why.
-func incomplete[T any](all int, failed []reply[T], silent []Replica) string {
-	if all == 0 {
+func incomplete[T any](all, quorum int, failed []reply[T], silent []Replica) string {
+	switch {
+	case all == 0:
 		return "no ingester is in the ring"
+	case all < quorum:
+		return fmt.Sprintf("this process sees %d of at least %d ingesters in the ring", all, quorum)
 	}
 	var missing []string
 	for _, r := range failed {

@@ -264,6 +264,7 @@ func TestReadsTolerateFailures(t *testing.T) {
 	f("a zone refuses", 6, three, map[string]string{"ing-0": "refuse", "ing-3": "hang"}, partialFail, true)
 	f("parts of two zones refuse", 6, three, map[string]string{"ing-0": "refuse", "ing-1": "refuse"}, partialFail, false)
 	f("zones too few to count", 4, []string{"a", "b"}, map[string]string{"ing-0": "refuse", "ing-2": "refuse"}, partialFail, false)
+	f("a ring of which only one is seen", 1, nil, nil, partialFail, false)
 	f("everyone refuses", 1, nil, map[string]string{"ing-0": "refuse"}, partialWarn, false)
 }
 

@@ -47,6 +47,7 @@ type Members struct {
 	nodes   atomic.Int64
 
 	view   atomic.Pointer[View]
+	build  sync.Mutex    // held while the next view is made
 	wake   chan struct{} // capacity 1: a new view is wanted
 	joined chan struct{} // closed when the ring has been seen and the ID is ours
 	failed chan error    // capacity 1: why this process cannot stay
@@ -200,10 +201,18 @@ func (m *Members) Self() Instance {
 	return m.mu.self
 }
 
-// SetState changes this instance's state and tells the others. Left, once set, stays for
-// this process; it also says that this instance's disk has nothing that the object store
-// has not.
+// SetState changes this instance's state and tells the others; the View has it when it
+// returns. Left, once set, stays for this process; it also says that this instance's disk
+// has nothing that the object store has not.
 func (m *Members) SetState(s State) error {
+	if err := m.setState(s); err != nil {
+		return err
+	}
+	m.buildView()
+	return nil
+}
+
+func (m *Members) setState(s State) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.self.State == s || m.mu.self.State == Left {
@@ -224,7 +233,6 @@ func (m *Members) SetState(s State) error {
 	m.mu.self.State = s
 	m.mu.hidden = false
 	m.publish()
-	m.refresh()
 	return nil
 }
 
@@ -451,8 +459,10 @@ func (l libraryLog) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// buildView makes the view of what is known, if it differs from the last.
+// buildView makes the view of what is known.
 func (m *Members) buildView() {
+	m.build.Lock()
+	defer m.build.Unlock()
 	m.mu.Lock()
 	list := make([]Instance, 0, len(m.mu.state))
 	clear(m.mu.stale)
@@ -501,15 +511,23 @@ func (m *Members) tokensOf(in *Instance) []uint32 {
 	return have
 }
 
-// Snapshot returns all that is known, the ones that left included, sorted by ID.
+// Snapshot returns the instances of the View, by which this process acts, and the ones that
+// left, sorted by ID.
 func (m *Members) Snapshot() []Instance {
+	view := m.View()
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	now := time.Now()
 	list := make([]Instance, 0, len(m.mu.state))
+	for _, in := range view.instances {
+		shown := *in
+		shown.Seen = m.mu.seen[in.ID]
+		list = append(list, shown)
+	}
 	for id, in := range m.mu.state {
-		in.Seen, in.Stale, in.Tokens = m.mu.seen[id], m.isStale(&in, now), m.tokensOf(&in)
-		list = append(list, in)
+		if in.State == Left && view.Get(id) == nil {
+			in.Seen = m.mu.seen[id]
+			list = append(list, in)
+		}
 	}
 	slices.SortFunc(list, func(a, b Instance) int { return strings.Compare(a.ID, b.ID) })
 	return list

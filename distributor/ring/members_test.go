@@ -371,3 +371,21 @@ func TestIdentity(t *testing.T) {
 		t.Errorf("forgetting twice: %v", err)
 	}
 }
+
+// TestReadyKnowsTheRing: whoever has joined acts by a ring that has all the others, and
+// itself with the state it has just taken, not only a moment later.
+func TestReadyKnowsTheRing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork()
+		a := n.start(t, "a", "10.0.0.1", seed)
+		expect(t, a, soon, "a ACTIVE")
+		b := n.start(t, "b", "10.0.0.2", seed)
+		<-b.Joined()
+		synctest.Wait() // b has become active by now
+		expect(t, b, 0, "a ACTIVE", "b ACTIVE")
+		if err := b.SetState(Leaving); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, b, 0, "a ACTIVE", "b LEAVING")
+	})
+}

@@ -35,6 +35,7 @@ func (m *Members) Run(ctx context.Context) error {
 		}
 		return err
 	}
+	m.buildView() // who is ready knows the ring it is ready for
 	close(m.joined)
 	// 3. Stay.
 	wg.Go(func() { m.rejoin(ctx) })
@@ -133,7 +134,6 @@ func (m *Members) claim(ctx context.Context) error {
 	}
 	m.mu.claimed = true
 	m.publish()
-	m.refresh()
 	return nil
 }
 
