@@ -23,6 +23,7 @@ import (
 	"golang.org/x/crypto/bcrypt"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/reload"
 )
 
 // Config says where the credentials are.
@@ -40,26 +41,16 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 // Credentials is the file in force. A file that turns bad while running is logged and
 // counted, and the last good one stays; at start it is an error.
 type Credentials struct {
-	cfg      Config
-	logger   *slog.Logger
-	table    atomic.Pointer[table]
-	seen     [sha256.Size]byte // of all that was read last; only load touches it
-	failed   prometheus.Gauge
-	reloaded prometheus.Counter
+	file   string
+	table  atomic.Pointer[table]
+	seen   [sha256.Size]byte // of all that was read last; only load touches it
+	reload *reload.Loop
 }
 
 // Open reads the file for the first time.
 func Open(cfg Config, reg prometheus.Registerer, logger *slog.Logger) (*Credentials, error) {
-	c := &Credentials{
-		cfg: cfg, logger: logger,
-		failed: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "skald_credentials_last_reload_failed", Help: "1 while the credentials file cannot be used and older credentials are in force.",
-		}),
-		reloaded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "skald_credentials_reloads_total", Help: "Changes of the credentials file that took effect.",
-		}),
-	}
-	reg.MustRegister(c.failed, c.reloaded)
+	c := &Credentials{file: cfg.File}
+	c.reload = reload.New("credentials", cfg.Period, c.load, reg, logger)
 	if _, err := c.load(); err != nil {
 		return nil, err
 	}
@@ -67,29 +58,7 @@ func Open(cfg Config, reg prometheus.Registerer, logger *slog.Logger) (*Credenti
 }
 
 // Run reads the file again from time to time until ctx ends.
-func (c *Credentials) Run(ctx context.Context) error {
-	tick := time.NewTicker(c.cfg.Period)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-		}
-		changed, err := c.load()
-		switch {
-		case err != nil:
-			c.failed.Set(1)
-			c.logger.Error("credentials are not reloaded; the older ones stay in force", "err", err)
-		case changed:
-			c.failed.Set(0)
-			c.reloaded.Inc()
-			c.logger.Info("credentials reloaded", "file", c.cfg.File)
-		default:
-			c.failed.Set(0)
-		}
-	}
-}
+func (c *Credentials) Run(ctx context.Context) error { return c.reload.Run(ctx) }
 
 // Identify returns who sends an Authorization header, or owns a verified certificate. Its
 // errors are faults: Unauthenticated, or Unavailable under a flood of passwords.
@@ -115,19 +84,19 @@ type credential struct {
 // load reads everything, and puts it in force when it is new and right.
 func (c *Credentials) load() (changed bool, err error) {
 	read := sha256.New()
-	text, err := readFile(c.cfg.File, read)
+	text, err := readFile(c.file, read)
 	if err != nil {
 		return false, fmt.Errorf("credentials: %w", err)
 	}
 	t, err := parse(text, func(name string) (string, error) {
 		if !filepath.IsAbs(name) {
-			name = filepath.Join(filepath.Dir(c.cfg.File), name)
+			name = filepath.Join(filepath.Dir(c.file), name)
 		}
 		secret, err := readFile(name, read)
 		return strings.TrimRight(string(secret), "\r\n"), err
 	})
 	if err != nil {
-		return false, fmt.Errorf("credentials file %s: %w", c.cfg.File, err)
+		return false, fmt.Errorf("credentials file %s: %w", c.file, err)
 	}
 	sum := [sha256.Size]byte(read.Sum(nil))
 	if sum == c.seen {

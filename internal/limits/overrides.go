@@ -16,6 +16,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/reload"
 )
 
 // Config says where the overrides file is.
@@ -42,9 +43,7 @@ type Overrides struct {
 
 	tenants atomic.Pointer[map[model.Tenant]*Limits]
 	seen    [sha256.Size]byte // of the files last read; only load touches it
-
-	failed   prometheus.Gauge
-	reloaded prometheus.Counter
+	reload  *reload.Loop
 }
 
 // NewOverrides reads the file for the first time. base holds the server-wide limits.
@@ -52,21 +51,9 @@ func NewOverrides(cfg Config, base Limits, reg prometheus.Registerer, logger *sl
 	if err := base.Validate(); err != nil {
 		return nil, fmt.Errorf("limits: %w", err)
 	}
-	o := &Overrides{
-		cfg: cfg, base: &base, logger: logger,
-		failed: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "skald_overrides_last_reload_failed",
-			Help: "1 while the overrides file cannot be used and older limits are in force.",
-		}),
-		reloaded: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "skald_overrides_reloads_total",
-			Help: "Changes of the overrides file that took effect.",
-		}),
-	}
+	o := &Overrides{cfg: cfg, base: &base, logger: logger}
 	o.tenants.Store(&map[model.Tenant]*Limits{})
-	if reg != nil {
-		reg.MustRegister(o.failed, o.reloaded)
-	}
+	o.reload = reload.New("overrides", cfg.Period, o.load, reg, logger)
 	if _, err := o.load(); err != nil {
 		return nil, err
 	}
@@ -82,33 +69,7 @@ func (o *Overrides) For(tenant model.Tenant) *Limits {
 }
 
 // Run reads the file again every period until ctx ends.
-func (o *Overrides) Run(ctx context.Context) error {
-	if o.cfg.File == "" || o.cfg.Period <= 0 {
-		<-ctx.Done()
-		return nil
-	}
-	tick := time.NewTicker(o.cfg.Period)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		changed, err := o.load()
-		switch {
-		case err != nil:
-			o.failed.Set(1)
-			o.logger.Error("overrides file cannot be used, limits stay as they are", "err", err)
-		case changed:
-			o.reloaded.Inc()
-			o.logger.Info("overrides file read", "file", o.cfg.File, "tenants", len(*o.tenants.Load()))
-			fallthrough
-		default:
-			o.failed.Set(0)
-		}
-	}
-}
+func (o *Overrides) Run(ctx context.Context) error { return o.reload.Run(ctx) }
 
 // maxOverridesFile bounds one file; a megabyte holds ten thousand tenants.
 const maxOverridesFile = 64 << 20

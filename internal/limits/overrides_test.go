@@ -10,8 +10,6 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
@@ -45,14 +43,14 @@ func TestOverridesReload(t *testing.T) {
 		write(t, path, "overrides:\n  a: {max_query_serie: 8}\n")
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if o.For("a") != a || testutil.ToFloat64(o.failed) != 1 {
-			t.Error("a bad file changed the limits, or was not counted")
+		if o.For("a") != a {
+			t.Error("a bad file changed the limits")
 		}
 
 		write(t, path, "overrides:\n  a: {max_query_series: 8}\n  b: {max_line_size: 1KB}\n")
 		time.Sleep(11 * time.Second)
 		synctest.Wait()
-		if o.For("a").MaxQuerySeries != 8 || a.MaxQuerySeries != 7 || testutil.ToFloat64(o.failed) != 0 {
+		if o.For("a").MaxQuerySeries != 8 || a.MaxQuerySeries != 7 {
 			t.Error("the good file did not take effect, or a value in use was modified")
 		}
 		if o.For("b") != b {
