@@ -78,7 +78,7 @@ func (s *agentSink) wait(ctx context.Context, lines int) error {
 
 // benchAgent measures `skald agent` on one core: a backlog of CRI lines in ten pods with static
 // labels, sent as snappy and protobuf to a server in this process that only counts; then the
-// delay of new lines.
+// delay of new lines, and the memory at a thousand active files.
 func benchAgent(ctx context.Context, o options) error {
 	if o.skald == "" {
 		return errors.New("agent needs -skald")
@@ -128,7 +128,75 @@ func benchAgent(ctx context.Context, o options) error {
 	}
 	fmt.Printf("new lines   p50 %v  p99 %v until the server has them\n", sink.mu.delays[n/2].Round(time.Millisecond), sink.mu.delays[n*99/100].Round(time.Millisecond))
 	fmt.Printf("memory      %s at most\n", humanize.IBytes(uint64(u.peakRSS)))
+	if err := p.stop(); err != nil {
+		return err
+	}
+	return benchActive(ctx, o)
+}
+
+// benchActive measures the memory of an agent that follows many files, each of which gets
+// lines all the time.
+func benchActive(ctx context.Context, o options) error {
+	dir, done, err := workDir(o.dir)
+	if err != nil {
+		return err
+	}
+	defer done()
+	dir = filepath.Join(dir, "active")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	sink := &agentSink{dec: wire.NewDecoder(64<<20, 256<<20, 1<<20)}
+	srv := httptest.NewServer(sink)
+	defer srv.Close()
+	p, err := startAgent(o.skald, dir, srv.URL)
+	if err != nil {
+		return err
+	}
+	defer p.kill()
+	for i := range activeRounds {
+		if err := writeRound(dir, i); err != nil {
+			return err
+		}
+		time.Sleep(activePause)
+	}
+	lines := activeFiles * activeRounds
+	if err := sink.wait(ctx, lines); err != nil {
+		return err
+	}
+	u, err := usageOf(p.cmd.Process.Pid)
+	if err != nil {
+		return err
+	}
+	fmt.Printf("%d files %s at most, %v of CPU time for %d lines\n", activeFiles, humanize.IBytes(uint64(u.peakRSS)), u.cpu, lines)
 	return p.stop()
+}
+
+const (
+	activeFiles  = 1000
+	activeRounds = 100
+	activePause  = 100 * time.Millisecond
+)
+
+// writeRound appends a line to each of many files.
+func writeRound(dir string, round int) error {
+	for i := range activeFiles {
+		path := podPath(dir, i)
+		if round == 0 {
+			if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+				return err
+			}
+		}
+		f, err := os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+		if err != nil {
+			return err
+		}
+		_, err = f.Write(criLine(nil, time.Now(), round, ""))
+		if err := errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // criLine appends a line as a container runtime writes it.

@@ -10,7 +10,7 @@
 //	go run ./bench query  -addr http://127.0.0.1:3100 -pid 1234    # the same of a running server
 //	go run ./bench ring   -skald bin/skald -bytes 300MB            # one process with one copy against three with three
 //	go run ./bench scale                                           # what 1 TB, 100 TB and 1 PB a day need, computed
-//	go run ./bench agent  -skald bin/skald -bytes 310MB            # the node agent: a backlog, then new lines
+//	go run ./bench agent  -skald bin/skald -bytes 310MB            # the node agent: a backlog, new lines, 1000 files
 //	go run ./bench size   -bytes 1GB                               # what zstd makes of the corpus
 //	go run ./bench cold   -skald bin/skald -s3 versitygw -bytes 200MB  # needles in an S3 server, and in ten times the data
 //

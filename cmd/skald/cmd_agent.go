@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -143,6 +144,11 @@ func runAgent(ctx context.Context, std stdio, args []string) error {
 	}
 	stop := reloadOnHangup(ctx, a)
 	defer stop()
+	small, cancel := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	wg.Go(func() { keepProgramSmall(small, programPagesAfter) })
+	defer wg.Wait()
+	defer cancel()
 	return a.Run(ctx)
 }
 
