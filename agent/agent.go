@@ -39,6 +39,9 @@ type Options struct {
 	Load func() (*Config, error)
 	// Journalctl is the program that reads the systemd journal; "journalctl" when empty.
 	Journalctl string
+	// Now is the wall clock, in ns since 1970, which gives times to lines of files that bring none;
+	// for tests. Nil means the real one.
+	Now func() int64
 	// Tail tunes the following of files; the zero value is right for production.
 	Tail tail.Config
 	// PodLogs is the directory of the logs of Kubernetes' pods, /var/log/pods when empty, and

@@ -2,10 +2,10 @@ package agent
 
 import (
 	"bytes"
-	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/deliver"
 	"github.com/skaldlog/skald/agent/positions"
 	"github.com/skaldlog/skald/agent/stage"
@@ -68,7 +68,7 @@ func (o *outlet) allow(e *stage.Entry) bool {
 	case !limits.ReadlineRateDrop:
 		// The entry goes on; no more lines are read until the debt is paid.
 		if wait := l.limiter.Reserve().Delay(); wait > 0 {
-			l.block(time.Now().Add(wait).UnixNano())
+			l.block(clock.Now() + int64(wait))
 		}
 	case !l.limiter.Allow():
 		if l.first {
@@ -149,7 +149,7 @@ func (c *consumer) Ready() bool {
 		c.lane.resumeAt(b)
 		hold = b
 	}
-	if hold > 0 && time.Now().UnixNano() < hold {
+	if hold > 0 && clock.Now() < hold {
 		return false
 	}
 	return c.lane.sender.Room(c.tenant)

@@ -96,6 +96,7 @@ func (rt *engine) compile(sc *ScrapeConfig, kind string) (*job, error) {
 		Limited: func(name, value string) { a.metrics.limited.WithLabelValues(name, value).Inc() },
 		MaxLine: a.opts.Tail.MaxLine,
 		Custom:  a.metrics.custom,
+		Now:     a.opts.Now,
 		Job:     sc.JobName,
 	}
 	if a.opts.Inspect != nil {

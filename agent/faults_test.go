@@ -93,6 +93,7 @@ var faults = append([]faultRow{
 	{"lines of 1 MiB", (*faultRun).longLines},
 	{"CRI partial lines over kill and rotation", (*faultRun).partials},
 	{"one of two servers away", (*faultRun).twoServers},
+	{"clock jumps by hours and years, rotations", (*faultRun).clockJumps},
 	{"no inotify, rotations", (*faultRun).noInotify},
 	{"UTF-16 over a restart", (*faultRun).utf16},
 }, killsAt()...)
@@ -640,6 +641,24 @@ func (r *faultRun) twoServers() {
 	dead.setJudge(nil)
 	r.write(1)
 	eventually(r.T, "the other server has all", func() bool { return len(dead.lines()) == r.n })
+}
+
+func (r *faultRun) clockJumps() {
+	var clock wallClock
+	r.opts.Now = clock.now
+	r.start()
+	for i, jump := range jumps {
+		clock.set(jump)
+		r.write(50)
+		if i%2 == 0 {
+			r.end()
+			r.start()
+		}
+		r.settle()
+		r.write(50)
+		r.rotate()
+		r.write(50)
+	}
 }
 
 func (r *faultRun) noInotify() {

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 	"github.com/skaldlog/skald/agent/stage"
 )
@@ -22,7 +23,7 @@ type feed struct {
 	lane    *lane
 	job     *job
 	stuck   atomic.Bool  // give has waited in vain
-	blocked atomic.Int64 // a limit stage wants no entries before then, ns since 1970
+	blocked atomic.Int64 // a limit stage wants no entries before then; see package clock
 	mu      struct {
 		sync.Mutex
 		pipes map[uint64]*feedPipe
@@ -133,7 +134,7 @@ func (f *feed) end() {
 
 // wait waits for room in the lane; false when the context ends.
 func (f *feed) wait(ctx context.Context) bool {
-	if d := time.Until(time.Unix(0, f.blocked.Load())); d > 0 {
+	if d := clock.Until(f.blocked.Load()); d > 0 {
 		select {
 		case <-ctx.Done():
 			return false
@@ -264,7 +265,7 @@ func give(ctx context.Context, feeds []*feed, entries []entry, o stage.Origin) b
 
 // take adds entries when there is room, now or soon; false when they are missed.
 func (f *feed) take(ctx context.Context, entries []entry, o stage.Origin, others bool) bool {
-	ok := f.lane.sender.Room("") && f.blocked.Load() <= time.Now().UnixNano()
+	ok := f.lane.sender.Room("") && f.blocked.Load() <= clock.Now()
 	if !ok && !f.stuck.Load() {
 		wait, cancel := ctx, func() {}
 		if others {

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/time/rate"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/deliver"
 	"github.com/skaldlog/skald/agent/tail"
 )
@@ -27,7 +28,7 @@ type lane struct {
 	sender  *deliver.Sender
 	sources []source // that have a reading for each client
 	limiter *rate.Limiter
-	blocked atomic.Int64 // readline_rate allows no lines before then, ns since 1970
+	blocked atomic.Int64 // readline_rate allows no lines before then; see package clock
 
 	mu struct {
 		sync.Mutex
@@ -59,7 +60,7 @@ func (rt *engine) addLane(key, host string, cfg deliver.Config, pusher deliver.P
 
 	tc := a.opts.Tail
 	tc.Client, tc.Logger = key, rt.log.With("client", cfg.Name)
-	tc.Step = a.opts.Step
+	tc.Step, tc.Now = a.opts.Step, a.opts.Now
 	tc.Lost = func(reason string) { a.metrics.lost.WithLabelValues(cfg.Name, reason).Inc() }
 	if tc.Scan == 0 {
 		tc.Scan = rt.cfg.TargetConfig.SyncPeriod
@@ -85,13 +86,13 @@ func (l *lane) onRoom() {
 	l.mu.room = make(chan struct{})
 }
 
-// block makes readers wait until a time, ns since 1970.
+// block makes readers wait until a time of package clock.
 func (l *lane) block(until int64) {
 	l.blocked.Store(until)
 	l.resumeAt(until)
 }
 
-// resumeAt lets readers that wait go on at a time.
+// resumeAt lets readers that wait go on at a time of package clock.
 func (l *lane) resumeAt(at int64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -99,7 +100,7 @@ func (l *lane) resumeAt(at int64) {
 		return // they will ask again
 	}
 	l.mu.due = at
-	time.AfterFunc(time.Until(time.Unix(0, at)), func() {
+	time.AfterFunc(clock.Until(at), func() {
 		l.mu.Lock()
 		l.mu.due = 0
 		l.mu.Unlock()
@@ -113,7 +114,7 @@ func (l *lane) waitRoom(ctx context.Context, tenant string) bool {
 		l.mu.Lock()
 		room := l.mu.room
 		l.mu.Unlock()
-		if l.blocked.Load() <= time.Now().UnixNano() && l.sender.Room(tenant) {
+		if l.blocked.Load() <= clock.Now() && l.sender.Room(tenant) {
 			return ctx.Err() == nil
 		}
 		select {
@@ -165,9 +166,9 @@ func (l *lane) flushFeeds(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case now := <-tick.C:
+		case <-tick.C:
 			for _, f := range l.allFeeds() {
-				f.flush(now.UnixNano())
+				f.flush(clock.Now())
 			}
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/tail"
 )
 
@@ -96,7 +97,7 @@ func (rt *engine) discovered() []discoveryView {
 			d := discoveredView{Source: t.found.Source, Discovered: labelLines(t.found.Labels), Result: t.labels.String(), Path: t.path}
 			if t.found.Guess != nil {
 				d.Note = "known by its directory only"
-				if h := t.hold.Load(); h > time.Now().UnixNano() {
+				if h := t.hold.Load(); h > clock.Now() {
 					d.Note += "; its lines wait for the Kubernetes API"
 				}
 			}

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"github.com/prometheus/prometheus/model/relabel"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/discover"
 	"github.com/skaldlog/skald/agent/tail"
 )
@@ -23,7 +24,7 @@ type target struct {
 	labels        labels.Labels
 	path, exclude string
 	found         discover.Target // what it was made of
-	// hold is the time (ns since 1970) before which nothing is read: labels that only the
+	// hold is the time (of package clock) before which nothing is read: labels that only the
 	// Kubernetes API knows may still come. 0 when nothing is waited for.
 	hold atomic.Int64
 }
@@ -143,22 +144,22 @@ func (s *targetSet) set(j *job, found []discover.Target) {
 		}
 		kept[active[i]], paths[t.path] = true, true
 	}
-	now := time.Now()
+	now := clock.Now()
 	if was := s.mu.jobs[j]; was != nil {
 		for _, t := range was.active {
-			if kept[t] || paths[t.path] || t.hold.Load() <= now.UnixNano() {
+			if kept[t] || paths[t.path] || t.hold.Load() <= now {
 				continue
 			}
 			// A pod that is gone before the API has told about it: its lines are still to go,
 			// with what the API says if that comes in time.
-			if last := now.Add(s.rt.agent.opts.LabelWait).UnixNano(); t.hold.Load() > last {
+			if last := now + int64(s.rt.agent.opts.LabelWait); t.hold.Load() > last {
 				t.hold.Store(last)
 			}
 			active = append(active, t)
 		}
 	}
 	for _, t := range active {
-		if t.hold.Load() > now.UnixNano() && !slices.Contains(s.mu.held, t) {
+		if t.hold.Load() > now && !slices.Contains(s.mu.held, t) {
 			s.mu.held = append(s.mu.held, t)
 		}
 	}
@@ -199,7 +200,7 @@ func (s *targetSet) apply() error {
 // called next.
 func (s *targetSet) release() {
 	s.mu.Lock()
-	now := time.Now().UnixNano()
+	now := clock.Now()
 	next, over := int64(math.MaxInt64), false
 	s.mu.held = slices.DeleteFunc(s.mu.held, func(t *target) bool {
 		h := t.hold.Load()
@@ -324,5 +325,5 @@ func (n apiNeeds) holdUntil(g *discover.Guess, wait time.Duration) int64 {
 	case n.filter && !g.Answered:
 		return math.MaxInt64
 	}
-	return g.Since.Add(wait).UnixNano()
+	return clock.At(g.Since.Add(wait))
 }

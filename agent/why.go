@@ -8,10 +8,10 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/discover"
 	"github.com/skaldlog/skald/agent/tail"
 )
@@ -68,7 +68,7 @@ func (rt *engine) whyPod(e *explanation, q string) {
 			e.say("job %s: container %s is followed as %s with labels %s", j.JobName, t.found.Labels.Get(discover.ContainerName), t.path, t.labels)
 			if t.found.Guess != nil {
 				e.say("  the Kubernetes API has not told about it; its labels come from the name of its directory")
-				if h := t.hold.Load(); h > time.Now().UnixNano() {
+				if h := t.hold.Load(); h > clock.Now() {
 					e.say("  its lines wait for the API's labels")
 				}
 			}
@@ -120,7 +120,7 @@ func (rt *engine) whyPath(e *explanation, path string) {
 			}
 			matched = true
 			e.say("job %s: %s matches, with labels %s", j.JobName, t.path, t.labels)
-			if h := t.hold.Load(); h > time.Now().UnixNano() {
+			if h := t.hold.Load(); h > clock.Now() {
 				e.say("  its lines wait for labels of the Kubernetes API")
 			}
 		}

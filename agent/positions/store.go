@@ -136,8 +136,8 @@ func (s *Store) Scanned(client string) int64 {
 func (s *Store) SetScanned(client string, at int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if old, ok := s.scanned[client]; ok && at-old < int64(scannedEvery) {
-		return // an older time is as good
+	if old, ok := s.scanned[client]; ok && at >= old && at-old < int64(scannedEvery) {
+		return // an older time is as good; but the clock may have been set back
 	}
 	s.scanned[client] = at
 	b, _ := json.Marshal(client) // strings always marshal

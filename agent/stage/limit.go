@@ -4,10 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/time/rate"
+
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 // limit bounds the rate of a job's entries: it drops what exceeds it or makes reading wait,
@@ -72,7 +73,7 @@ func (d *limit) attach(next Processor, p *Pipeline) Processor {
 		}
 		// The entry goes on; no more lines are read until the debt is paid.
 		if wait := l.all.Reserve().Delay(); wait > 0 {
-			p.blocked = time.Now().Add(wait).UnixNano()
+			p.blocked = clock.Now() + int64(wait)
 		}
 		return true
 	}}

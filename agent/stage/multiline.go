@@ -128,7 +128,7 @@ func (l *multilineLink) add(b *block, e *Entry) {
 	e.Held = nil
 	x.Origin = e.Origin
 	b.lines++
-	b.last = l.pipeline.env.Now()
+	b.last = l.pipeline.env.Clock()
 }
 
 // send emits a block's lines and leaves it ready for more.

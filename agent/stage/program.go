@@ -8,6 +8,8 @@ import (
 
 	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 // Env is what stages need from outside.
@@ -25,8 +27,10 @@ type Env struct {
 	Job string
 	// Inspect, when set, shows what each stage does to each entry.
 	Inspect *Inspector
-	// Now is the clock, in nanoseconds since 1970; for tests. Nil means the real one.
+	// Now is the wall clock, in nanoseconds since 1970. Nil means the real one.
 	Now func() int64
+	// Clock measures how long text is kept back; for tests. Nil means package clock.
+	Clock func() int64
 	// MaxLine bounds the text that cri and multiline join, in bytes; what exceeds it is cut.
 	// 0 means DefaultMaxLine.
 	MaxLine int
@@ -44,7 +48,7 @@ type definition interface {
 // flusher is a link that keeps text back.
 type flusher interface {
 	// flush emits what has waited until now, or everything, and returns when it wants to be
-	// called again: nanoseconds since 1970, math.MaxInt64 for never.
+	// called again: a time of package clock, math.MaxInt64 for never.
 	flush(now int64, everything bool) (next int64)
 	rehome(from, to Origin)
 }
@@ -114,6 +118,9 @@ func Build(nodes []yaml.Node, env Env) (*Program, error) {
 	}
 	if env.Now == nil {
 		env.Now = wallClock
+	}
+	if env.Clock == nil {
+		env.Clock = clock.Now
 	}
 	if env.MaxLine <= 0 {
 		env.MaxLine = DefaultMaxLine
@@ -215,7 +222,7 @@ func (p *Pipeline) Entry(line []byte, ts int64, meta []labels.Label, o Origin) {
 	}
 }
 
-// Blocked returns the time (ns since 1970) before which a limit stage wants no more lines, 0
+// Blocked returns the time (of package clock) before which a limit stage wants no more lines, 0
 // when there is none.
 func (p *Pipeline) Blocked() int64 { return p.blocked }
 
@@ -227,7 +234,7 @@ func (p *Pipeline) dropped(reason string) {
 }
 
 // Flush emits what stages have kept back for long enough, or everything. It returns when
-// it must be called again: nanoseconds since 1970, math.MaxInt64 for never.
+// it must be called again: a time of package clock as now is one, math.MaxInt64 for never.
 func (p *Pipeline) Flush(now int64, everything bool) (next int64) {
 	next = math.MaxInt64
 	for _, f := range p.flushers {

@@ -13,6 +13,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 var testNow = time.Date(2024, 5, 1, 12, 0, 0, 0, time.UTC)
@@ -43,6 +45,7 @@ func build(tb testing.TB, stages string, env Env) *Program {
 		tb.Fatal(err)
 	}
 	env.Now = func() int64 { return testNow.UnixNano() }
+	env.Clock = env.Now
 	p, err := Build(nodes, env)
 	if err != nil {
 		tb.Fatal(err)
@@ -377,7 +380,7 @@ func TestLimitStage(t *testing.T) {
 			for range 5 {
 				pipe.Line([]byte("x"), 1, held{new(int)})
 			}
-			blocked = blocked || pipe.Blocked() > time.Now().UnixNano()
+			blocked = blocked || pipe.Blocked() > clock.Now()
 		}
 		return out, blocked
 	}

@@ -57,7 +57,7 @@ func (t *Tailer) match(key positions.Key, c *candidate, present func(positions.I
 			default:
 				what = copyWithRest
 			}
-		case !holds && off < 0 && !whole && (alive || c.young()):
+		case !holds && off < 0 && !whole && (alive || c.young(t.wall())):
 			best, what = ledger, copyInUse // its original may have gone since it was opened
 		case !holds && off < 0 && alive && c.z == nil && c.st.size < r.Offset:
 			if k := c.partOf(original, r.ID); k != noCopy {
@@ -90,8 +90,8 @@ func (c *candidate) endsAt(off int64) bool {
 }
 
 // young reports whether a file may be in the making.
-func (c *candidate) young() bool {
-	return time.Now().UnixNano() < c.st.mtime+int64(time.Minute)
+func (c *candidate) young(wall int64) bool {
+	return wall < c.st.mtime+int64(time.Minute)
 }
 
 // partOf compares a file with the beginning of one that it may be a copy of.

@@ -1,7 +1,7 @@
 package tail
 
 import (
-	"time"
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 // Reasons for which a generation is lost.
@@ -79,7 +79,7 @@ func (t *Tailer) hold(l *tailLog, g *generation, bytes int64) {
 	defer t.held.Unlock()
 	h := t.held.files[g]
 	if h == nil {
-		h = &held{log: l, since: time.Now().UnixNano()}
+		h = &held{log: l, since: clock.Now()}
 		t.held.files[g] = h
 	}
 	t.Stats.HeldBytes.Add(bytes - h.bytes)
@@ -101,7 +101,7 @@ func (t *Tailer) unhold(g *generation) {
 // limitHeld gives up deleted files, the oldest first, while they exceed what is allowed. It
 // runs with every scan.
 func (t *Tailer) limitHeld() {
-	now := time.Now().UnixNano()
+	now := clock.Now()
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.held.Lock()

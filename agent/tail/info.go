@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 // TargetInfo describes a target for people.
@@ -51,10 +53,10 @@ func (t *Tailer) Logs() []LogInfo {
 		i.Lag = max(i.Size-i.Read, 0)
 		i.Lines = l.seen.lines.Load()
 		if at := l.seen.behind.Load(); at != 0 && i.Lag > 0 {
-			i.Behind = time.Since(time.Unix(0, at)).Round(time.Millisecond)
+			i.Behind = -clock.Until(at).Round(time.Millisecond)
 		}
 		if at := l.seen.at.Load(); at != 0 {
-			i.Age = time.Since(time.Unix(0, at)).Round(time.Second)
+			i.Age = -clock.Until(at).Round(time.Second)
 		}
 		if p := l.problem.Load(); p != nil {
 			i.Problem = *p

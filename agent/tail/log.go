@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -52,7 +53,7 @@ type tailLog struct {
 // turn does a bit of work: it looks at the path if something happened to it, then reads one
 // buffer of the oldest unread generation.
 func (l *tailLog) turn(buf []byte) outcome {
-	now := time.Now().UnixNano()
+	now := clock.Now()
 	if l.checkPath || !l.started || l.lookAgain != 0 && now >= l.lookAgain {
 		l.resolve(now)
 		l.t.store.Flush() // a kill must not forget which files there were
@@ -104,8 +105,9 @@ func (l *tailLog) tooYoung(now int64) int64 {
 	if d == nil || d.InitialDelay == 0 || len(l.gens) == 0 || l.gens[0].off > 0 || l.gens[0].replaced {
 		return 0
 	}
-	if at := l.gens[0].mtime + int64(d.InitialDelay); now < at && at < now+int64(d.InitialDelay) {
-		return at
+	wait := l.gens[0].mtime + int64(d.InitialDelay) - l.t.wall()
+	if wait > 0 && wait < int64(d.InitialDelay) {
+		return now + wait
 	}
 	return 0
 }
@@ -354,6 +356,7 @@ func (l *tailLog) skipLost(g *generation) (more bool) {
 	if len(l.gens) > 1 || l.missing != 0 {
 		l.lose(g)
 		l.gens = l.gens[1:]
+		l.lookAgain = clock.Now() // its inode may be that of a file that nobody has looked at
 		return len(l.gens) > 0
 	}
 	return false
@@ -393,7 +396,7 @@ func (l *tailLog) reopen(g *generation) error {
 		if c = l.search(positions.Record{ID: g.id, Real: g.path, Fingerprint: g.fp, Offset: g.off, Tail: g.tail}); c == nil {
 			// Perhaps it was truncated and written anew before it was renamed.
 			c = l.search(anything)
-			if c != nil && !rotatedName(filepath.Base(g.path), filepath.Base(c.path)) {
+			if c != nil && !l.mayBe(g, c) {
 				c.close()
 				c = nil
 			}
@@ -414,6 +417,16 @@ func (l *tailLog) reopen(g *generation) error {
 	l.t.Stats.OpenFiles.Add(1)
 	l.t.limitOpen(l)
 	return nil
+}
+
+// mayBe reports whether a file beside the log that has a generation's inode can be that
+// generation, renamed. Else its file is gone, and the inode is another's: a copy's, perhaps.
+func (l *tailLog) mayBe(g *generation, c *candidate) bool {
+	if g.fp.Len == 0 || c.z != nil || !rotatedName(filepath.Base(g.path), filepath.Base(c.path)) {
+		return false // an empty file is nothing to lose; whatever this is will be looked at as a new one
+	}
+	_, what := l.t.match(l.key, c, presentIn(filepath.Dir(c.path)))
+	return what == noCopy
 }
 
 func (t *Tailer) disown(l *tailLog, g *generation) {

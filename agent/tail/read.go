@@ -4,8 +4,8 @@ import (
 	"errors"
 	"io"
 	"slices"
-	"time"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -65,18 +65,10 @@ func (l *tailLog) limit(g *generation, size int) int {
 	return int(min(int64(size), next-g.off))
 }
 
-// times returns the time of the first of the next lines.
-func (g *generation) times() int64 {
-	if len(g.replay) > 0 && g.replay[0].From == g.off {
-		return g.replay[0].Base
-	}
-	return max(time.Now().UnixNano(), g.base+1)
-}
-
 // hand gives lines that end at file offset to to the consumer. The lines are what raw holds
 // after its first back bytes, which stand before them in the file.
 func (l *tailLog) hand(g *generation, raw []byte, back int, to int64) {
-	base := g.times()
+	base := g.times(l.t.wall())
 	continued := l.consumer.Pending()
 	span := g.ledger.Begin(g.off, base, continued)
 	if continued && l.last != nil && l.last != g.ledger && !slices.Contains(l.late, g) {
@@ -205,7 +197,7 @@ func (l *tailLog) truncated(g *generation) {
 		}
 		// What was kept back of the old content will never be complete.
 		if l.consumer != nil {
-			l.consumer.Flush(time.Now().UnixNano(), true)
+			l.consumer.Flush(clock.Now(), true)
 			l.consumer.Commit()
 		}
 		g.ledger.Detach()

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -124,7 +125,7 @@ func (l *tailLog) catchUp(current *candidate, now int64) {
 			_, _ = g.look() // for what it begins with; reading sees what is wrong
 		}
 	}
-	if l.since > now+int64(time.Minute) {
+	if l.since > l.t.wall()+int64(time.Minute) {
 		l.since = 1 // the clock went back: better too many files than too few
 	}
 	for range 5 {
@@ -205,7 +206,7 @@ func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 		c.close()
 		return false
 	}
-	if b.fresh && s.mtime < l.since {
+	if b.fresh && l.t.older(s.mtime, l.since) {
 		// It was rotated away before anybody asked for it; remember that it is none of ours.
 		l.t.store.Track(c.record(l, s.mtime)).Finish()
 		c.close()
@@ -222,7 +223,11 @@ func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 	if what == noCopy && b.current != nil && c.st.id != b.current.st.id && c.copies(b.current) {
 		what = copyInUse
 	}
-	if what == copyOfPart && now < s.mtime+int64(time.Minute) {
+	if what == noCopy && (l.recheck() || b.current.rewritten()) {
+		c.close() // what it was copied from may have been truncated while the two were compared
+		return false
+	}
+	if what == copyOfPart && l.t.wall() < s.mtime+int64(time.Minute) {
 		what = copyInUse // it may be growing
 	}
 	l.t.log.Debug("a file beside the log", "path", s.path, "log", l.path, "is", what, "inode", s.id.Ino)
@@ -240,7 +245,7 @@ func (l *tailLog) sibling(s sibling, b beside, now int64) bool {
 		l.goOn(c, match.Record(), now)
 		match.Detach()
 	default:
-		if s.wanted || s.mtime < l.since {
+		if s.wanted || l.t.older(s.mtime, l.since) {
 			c.close() // wanted: it is a log of its own
 			return true
 		}
@@ -264,7 +269,7 @@ func (l *tailLog) overtaken(current *candidate) bool {
 // lookLater makes the log look again at a file that seems to be a copy in the making; the
 // longer it has been there, the less often.
 func (l *tailLog) lookLater(s sibling, now int64) {
-	at := now + max((now-s.mtime)/4, int64(time.Second))
+	at := now + min(max((l.t.wall()-s.mtime)/4, int64(time.Second)), int64(10*time.Minute))
 	if l.lookAgain == 0 || at < l.lookAgain {
 		l.lookAgain = at
 	}
@@ -272,7 +277,7 @@ func (l *tailLog) lookLater(s sibling, now int64) {
 
 // unfinishedCopy handles a file that cannot be read: a compressed one may not be complete.
 func (l *tailLog) unfinishedCopy(s sibling, now int64) bool {
-	if packedName(s.path) && now < s.mtime+int64(time.Minute) {
+	if packedName(s.path) && l.t.wall() < s.mtime+int64(time.Minute) {
 		l.lookLater(s, now)
 		return true
 	}
@@ -310,6 +315,21 @@ func (c *candidate) refresh() {
 	if head, err := readHead(c.f, &buf); err == nil {
 		c.st, c.head = statOf(fi), bytes.Clone(head)
 	}
+}
+
+// rewritten reports whether a file at a log's path is not what it was when it was last
+// refreshed; c may be nil.
+func (c *candidate) rewritten() bool {
+	if c == nil || c.z != nil {
+		return false
+	}
+	var buf [headSize]byte
+	fi, err := c.f.Stat()
+	if err != nil || fi.Size() < c.st.size {
+		return true
+	}
+	head, err := readHead(c.f, &buf)
+	return err != nil || !bytes.HasPrefix(head, c.head)
 }
 
 func (c *candidate) close() {
@@ -439,7 +459,7 @@ func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
 
 // moved makes the generation that goes on reading in c what g was.
 func (l *tailLog) moved(g *generation, c *candidate) *generation {
-	n := l.generation(c, time.Now().UnixNano())
+	n := l.generation(c, clock.Now())
 	n.fp, n.ledger, n.off, n.tail, n.scanned, n.base, n.replay = g.fp, g.ledger, g.off, g.tail, g.off, g.base, g.replay
 	l.t.log.Debug("going on in a copy", "path", n.path, "log", l.path, "offset", n.off)
 	n.ledger.Move(n.id, n.path, n.mtime)
@@ -709,7 +729,7 @@ func (l *tailLog) siblings() []sibling {
 	if stem == "" {
 		stem = base
 	}
-	now := time.Now().UnixNano()
+	now := l.t.wall()
 	for _, dir := range l.dirs() {
 		names, err := l.t.listings.withPrefix(dir, stem, now)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -23,7 +24,7 @@ func (t *Tailer) runScans(ctx context.Context) {
 		if last != 0 && t.allStarted() {
 			t.store.SetScanned(t.cfg.Client, last-int64(clockTick))
 		}
-		last = start.UnixNano()
+		last = t.wall()
 		t.scan()
 		if time.Since(purge) > 6*t.cfg.Scan {
 			purge = time.Now()
@@ -189,7 +190,7 @@ func (t *Tailer) stranger(path string, targets []*target) {
 				continue
 			}
 			fi, err := os.Stat(path)
-			if err == nil && fi.Mode().IsRegular() && fi.ModTime().UnixNano() >= t.began {
+			if err == nil && fi.Mode().IsRegular() && !t.older(fi.ModTime().UnixNano(), t.began) {
 				t.start(tg, positions.Key{Client: t.cfg.Client, Job: tg.group, Path: base})
 			}
 			return true
@@ -346,7 +347,7 @@ func (t *Tailer) start(tg *target, key positions.Key) {
 		return
 	}
 	l := &tailLog{t: t, target: tg, key: key, path: key.Path, names: names}
-	l.active = time.Now().UnixNano()
+	l.active = clock.Now()
 	t.mu.logs[key] = l
 	for _, n := range names {
 		t.mu.names[n] = append(t.mu.names[n], l)
@@ -391,7 +392,7 @@ const (
 func (t *Tailer) purge() {
 	newer := map[positions.Key]int{} // records after the present one
 	keep := map[uint64]bool{}
-	recent := time.Now().Add(-rememberFor).UnixNano()
+	recent := t.wall() - int64(rememberFor)
 	present := map[string]map[positions.ID]string{} // by directory
 	records := t.store.Records(t.cfg.Client)
 	for _, r := range slices.Backward(records) {

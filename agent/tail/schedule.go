@@ -5,6 +5,8 @@ import (
 	"context"
 	"math"
 	"time"
+
+	"github.com/skaldlog/skald/agent/clock"
 )
 
 // state says where a log is. Only the worker that took a log out of the queue touches its
@@ -59,7 +61,7 @@ func (t *Tailer) wakeLocked(l *tailLog, check bool) {
 			t.unstarve(l)
 		}
 	case idle:
-		now := time.Now().UnixNano()
+		now := clock.Now()
 		if at := s.last + int64(t.cfg.Interval); !check && at > now {
 			t.at(l, at)
 			return
@@ -111,7 +113,7 @@ func (t *Tailer) done(l *tailLog, o outcome) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	s := &l.sched
-	s.last = time.Now().UnixNano()
+	s.last = clock.Now()
 	l.isOpen = l.open()
 	switch {
 	case o.remove && !s.again && !s.check:
@@ -180,8 +182,8 @@ func (t *Tailer) runTimers(ctx context.Context) {
 		case <-t.sooner:
 		case <-timer.C:
 		}
-		if next := t.fire(time.Now().UnixNano()); next > 0 {
-			timer.Reset(max(time.Until(time.Unix(0, next)), timerTick))
+		if next := t.fire(clock.Now()); next > 0 {
+			timer.Reset(max(clock.Until(next), timerTick))
 		}
 	}
 }

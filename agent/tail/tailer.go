@@ -24,7 +24,7 @@ type Consumer interface {
 	// Cut is called before Lines with a single line of which dropped bytes were cut off.
 	Cut(dropped int64)
 	// Flush emits what has been kept back for long enough, or everything, and returns when it
-	// wants to be called again (ns since 1970, math.MaxInt64 for never).
+	// wants to be called again (a time of package clock, as now is; math.MaxInt64 for never).
 	Flush(now int64, everything bool) (next int64)
 	// Commit makes what came since the last Commit part of a batch.
 	Commit()
@@ -80,6 +80,9 @@ type Config struct {
 	HoldFiles int
 	HoldBytes int64
 	HoldAge   time.Duration
+	// Now is the wall clock, in ns since 1970: it gives times to lines that bring none, and is
+	// compared with times of files. Nil means the real one.
+	Now func() int64
 	// Lost is told about each file that could not be read to its end, with the reason. Nil
 	// ignores.
 	Lost func(reason string)
@@ -107,6 +110,9 @@ func (c *Config) defaults() {
 	}
 	if c.HoldBytes <= 0 {
 		c.HoldBytes = 10 << 30
+	}
+	if c.Now == nil {
+		c.Now = func() int64 { return time.Now().UnixNano() }
 	}
 	if c.Lost == nil {
 		c.Lost = func(string) {}
@@ -149,14 +155,17 @@ type Stats struct {
 
 // Tailer follows the files of some targets for one client.
 type Tailer struct {
-	cfg      Config
-	store    *positions.Store
-	Stats    Stats
-	log      *slog.Logger
-	watch    *watcher
-	began    int64       // since when files are followed: what was changed later is news
-	polling  atomic.Bool // some directory cannot be watched
-	listings listings
+	cfg   Config
+	store *positions.Store
+	Stats Stats
+	log   *slog.Logger
+	watch *watcher
+	began int64 // since when files are followed: what was changed later is news
+	// wallOffset is how far the wall clock was behind package clock at the start, wentBack how
+	// much further it has ever been since.
+	wallOffset, wentBack atomic.Int64
+	polling              atomic.Bool // some directory cannot be watched
+	listings             listings
 	// familiar are the files that the last scan saw and no pattern matches, by directory.
 	familiar map[string]map[string]bool
 
@@ -203,7 +212,7 @@ func New(cfg Config, targets []Target, store *positions.Store) (*Tailer, error) 
 // Run follows the files until the context ends; then every turn is finished, and nothing
 // more is read.
 func (t *Tailer) Run(ctx context.Context) error {
-	t.began = time.Now().UnixNano()
+	t.began = t.startWall()
 	if at := t.store.Scanned(t.cfg.Client); at != 0 {
 		t.began = min(t.began, at)
 	}

@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
-	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/text/encoding"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -143,7 +143,7 @@ func (t *Tailer) replaceTargets(fresh []*target) {
 			}
 		}
 	}
-	now := time.Now().UnixNano()
+	now := clock.Now()
 	for _, tg := range old {
 		tg.retired.Store(now)
 	}
