@@ -13,7 +13,6 @@ import (
 	"github.com/dustin/go-humanize"
 	"github.com/prometheus/prometheus/model/labels"
 
-	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/pipeline"
@@ -31,24 +30,26 @@ func (q *Querier) serveDetectedLabels(w http.ResponseWriter, r *http.Request) er
 	if err != nil {
 		return err
 	}
-	var warned warnings
-	req := &model.Request{Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}, Warn: warned.add}
-	if text := p.get("query"); text != "" {
-		if req.Matchers, err = syntax.ParseMatchers(text, false); err != nil {
-			return err
-		}
-	}
 	tenants, err := server.TenantsOf(r)
 	if err != nil {
 		return err
 	}
-	series, err := q.series(r.Context(), tenants, req)
+	e, lim := engine.Params{Start: start, End: end}, q.limitsFor(tenants)
+	empty := clampLookback(&e, lim, p.now)
+	if err := engine.CheckLength(e.Start, e.End, lim.MaxQueryLength.Duration()); err != nil {
+		return err
+	}
+	var warned warnings
+	sets, err := q.labelSetsIn(r, tenants, e.Start, e.End, &warned)
 	if err != nil {
 		return err
 	}
+	if empty {
+		sets = nil
+	}
 	values := map[string]map[string]bool{}
-	for _, s := range series {
-		s.Labels.Range(func(l labels.Label) {
+	for _, ls := range sets {
+		ls.Range(func(l labels.Label) {
 			if values[l.Name] == nil {
 				values[l.Name] = map[string]bool{}
 			}

@@ -97,15 +97,24 @@ func (q *Querier) labelSets(w http.ResponseWriter, r *http.Request, warned *warn
 	if err != nil {
 		return nil, err
 	}
-	var matchers []*labels.Matcher
-	if text := p.get("query"); text != "" {
-		if matchers, err = syntax.ParseMatchers(text, false); err != nil {
-			return nil, err
-		}
-	}
 	tenants, err := server.TenantsOf(r)
 	if err != nil {
 		return nil, err
+	}
+	if start, err = listedRange(q.limitsFor(tenants), p.now, start, end); err != nil {
+		return nil, err
+	}
+	return q.labelSetsIn(r, tenants, start, end, warned)
+}
+
+// labelSetsIn is labelSets for a range that has been checked.
+func (q *Querier) labelSetsIn(r *http.Request, tenants []model.Tenant, start, end int64, warned *warnings) ([]labels.Labels, error) {
+	var matchers []*labels.Matcher
+	var err error
+	if text := r.Form.Get("query"); text != "" {
+		if matchers, err = syntax.ParseMatchers(text, false); err != nil {
+			return nil, err
+		}
 	}
 	lists, err := q.seriesLists(r.Context(), tenants, &model.Request{Range: wholeDays(start, end), Stats: &model.Stats{}, Warn: warned.add})
 	if err != nil || !spans(lists, start, end) {
@@ -225,11 +234,17 @@ func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
+	if start, err = listedRange(q.limitsFor(tenants), p.now, start, end); err != nil {
+		return err
+	}
+	// The index knows milliseconds of a stream's end, and an end of the range does not belong
+	// to it; a moment is inside of a stream nevertheless.
+	in := model.TimeRange{From: floorTo(start, int64(time.Millisecond)), Through: max(end, start+1)}
 	var lists [][]model.Series
 	var warned warnings
 	for _, matchers := range groups {
 		list, err := q.series(r.Context(), tenants, &model.Request{
-			Matchers: matchers, Range: model.TimeRange{From: start, Through: end + 1}, Stats: &model.Stats{}, Warn: warned.add,
+			Matchers: matchers, Range: in, Stats: &model.Stats{}, Warn: warned.add,
 		})
 		if err != nil {
 			return err
@@ -265,15 +280,11 @@ func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
 }
 
 func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
-	_, start, end, matchers, err := readSelector(w, r)
+	s, err := q.readSelector(w, r)
 	if err != nil {
 		return err
 	}
-	tenants, err := server.TenantsOf(r)
-	if err != nil {
-		return err
-	}
-	list, warned, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
+	list, warned, err := q.weigh(r.Context(), s.tenants, s.matchers, s.in)
 	if err != nil {
 		return err
 	}

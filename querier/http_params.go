@@ -11,6 +11,10 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/syntax"
 )
 
@@ -70,16 +74,54 @@ func (p params) orderedBounds() (start, end int64, err error) {
 	return start, end, err
 }
 
-// readSelector reads what the endpoints about streams ask for: a time range and a selector.
-func readSelector(w http.ResponseWriter, r *http.Request) (p params, start, end int64, matchers []*labels.Matcher, err error) {
-	if p, err = readParams(w, r); err != nil {
-		return
+// streamQuery asks about streams: a time range, and a selector.
+type streamQuery struct {
+	params
+	tenants  []model.Tenant
+	in       model.TimeRange
+	matchers []*labels.Matcher
+}
+
+// readSelector reads what the index endpoints ask for. They check all parameters of a range
+// query, though they use two of them.
+func (q *Querier) readSelector(w http.ResponseWriter, r *http.Request) (s streamQuery, err error) {
+	if s.params, err = readParams(w, r); err != nil {
+		return s, err
 	}
-	if start, end, err = p.orderedBounds(); err != nil {
-		return
+	e, err := rangeParams(s.params)
+	if err != nil {
+		return s, err
 	}
-	matchers, err = syntax.ParseMatchers(p.get("query"), false)
-	return
+	if s.tenants, err = server.TenantsOf(r); err != nil {
+		return s, err
+	}
+	lim := q.limitsFor(s.tenants)
+	empty := clampLookback(&e, lim, s.now)
+	if err = engine.CheckLength(e.Start, e.End, lim.MaxQueryLength.Duration()); err != nil {
+		return s, err
+	}
+	s.in = model.TimeRange{From: e.Start, Through: e.End + 1}
+	if empty {
+		s.in.Through = s.in.From
+	}
+	s.matchers, err = syntax.ParseMatchers(s.get("query"), false)
+	return s, err
+}
+
+// listedRange applies the tenants' limits to the range of a request for label names, values
+// or series, and returns its start.
+func listedRange(lim *limits.Limits, now time.Time, start, end int64) (int64, error) {
+	lookback := lim.MaxQueryLookback.Duration()
+	if lookback > 0 {
+		start = max(start, now.Add(-lookback).UnixNano())
+	}
+	if err := engine.CheckLength(start, end, lim.MaxQueryLength.Duration()); err != nil {
+		return 0, err
+	}
+	if end < start {
+		return 0, fault.New(fault.Invalid, "this data is no longer available, it is past now - max_query_lookback (%s)", lookback)
+	}
+	return start, nil
 }
 
 func (p params) time(name string, fallback int64) (int64, error) {
@@ -171,7 +213,10 @@ func (p params) duration(name string, fallback time.Duration) (time.Duration, er
 	}
 	if f, err := strconv.ParseFloat(text, 64); err == nil {
 		ns := f * float64(time.Second)
-		if ns > math.MaxInt64 || ns < math.MinInt64 || math.IsNaN(ns) {
+		if math.IsNaN(ns) {
+			return math.MinInt64, nil // not positive
+		}
+		if ns > math.MaxInt64 || ns < math.MinInt64 {
 			return 0, fault.New(fault.Invalid, "cannot parse %q to a valid duration. It overflows int64", text)
 		}
 		return time.Duration(ns), nil

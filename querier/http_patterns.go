@@ -45,7 +45,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 	if err := checkQuery(expr, e, lim); err != nil {
 		return err
 	}
-	if err := checkLength(e, lim.MaxQueryLength.Duration()); err != nil {
+	if err := engine.CheckLength(e.Start, e.End, lim.MaxQueryLength.Duration()); err != nil {
 		return err
 	}
 	if clampLookback(&e, lim, p.now) || hidden(expr, r) {
@@ -81,13 +81,6 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 	}
 	q.count(&engine.Result{Type: "patterns", Stats: stats}, time.Since(began))
 	return writeJSON(w, appendPatterns(nil, found, warned))
-}
-
-func checkLength(p engine.Params, most time.Duration) error {
-	if length := time.Duration(p.End - p.Start); most > 0 && length > most {
-		return engine.TooLong(length, most)
-	}
-	return nil
 }
 
 // appendPatterns appends an answer. Texts are escaped as lines are, and times are seconds.

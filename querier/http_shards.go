@@ -10,7 +10,6 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
-	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/engine"
 )
 
@@ -23,19 +22,15 @@ type shard struct {
 // serveShards cuts the streams that a selector finds into ranges of their hashes that hold
 // about targetBytesPerShard each, as a planner of parallel work would.
 func (q *Querier) serveShards(w http.ResponseWriter, r *http.Request) error {
-	p, start, end, matchers, err := readSelector(w, r)
+	s, err := q.readSelector(w, r)
 	if err != nil {
 		return err
 	}
 	var target limits.Bytes
-	if err := target.Set(p.get("targetBytesPerShard")); err != nil || target <= 0 {
+	if err := target.Set(s.get("targetBytesPerShard")); err != nil || target <= 0 {
 		return fault.New(fault.Invalid, "targetBytesPerShard must be a positive value")
 	}
-	tenants, err := server.TenantsOf(r)
-	if err != nil {
-		return err
-	}
-	list, warned, err := q.weigh(r.Context(), tenants, matchers, model.TimeRange{From: start, Through: end + 1})
+	list, warned, err := q.weigh(r.Context(), s.tenants, s.matchers, s.in)
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"sort"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,6 +56,14 @@ func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool
 			return v, err
 		}
 	}
+	e := engine.Params{Start: v.start, End: v.end}
+	if clampLookback(&e, lim, p.now) {
+		e.Start = e.End
+	}
+	v.start = e.Start
+	if err := v.checkLength(lim.MaxQueryLength.Duration()); err != nil {
+		return v, err
+	}
 	if text := p.get("targetLabels"); text != "" {
 		v.targets = strings.Split(text, ",")
 	}
@@ -65,13 +74,33 @@ func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool
 	default:
 		return v, fault.New(fault.Invalid, "invalid aggregation option")
 	}
-	v.matchers, err = syntax.ParseMatchers(p.get("query"), true)
+	v.matchers, err = volumeMatchers(p.get("query"))
 	return v, err
+}
+
+// checkLength is the limit on the length of a query, which counts in seconds here, and for
+// each bucket by itself.
+func (v volumeRequest) checkLength(most time.Duration) error {
+	const second = int64(time.Second)
+	start, end := floorTo(v.start, second), floorTo(v.end, second)
+	if v.step > 0 {
+		end = min(end, start+int64(v.step)-second)
+	}
+	return engine.CheckLength(start, end, most)
+}
+
+// volumeMatchers parses a selector, which may be {} here: all streams.
+func volumeMatchers(query string) ([]*labels.Matcher, error) {
+	matchers, err := syntax.ParseMatchers(query, true)
+	if err != nil || len(matchers) == 0 {
+		return nil, err
+	}
+	return syntax.ParseMatchers(query, false)
 }
 
 // volumeLimit is limit, where 0 means the default.
 func (p params) volumeLimit() (int, error) {
-	if p.get("limit") == "0" {
+	if n, err := strconv.Atoi(p.get("limit")); err == nil && n == 0 {
 		return defaultLimit, nil
 	}
 	return p.limit("limit", defaultLimit)

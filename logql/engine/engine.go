@@ -163,8 +163,16 @@ func Within(ctx context.Context, lim Limits, evaluate func(context.Context) (*Re
 	return nil, err
 }
 
-// TooLong is the refusal of a query over a longer time than most.
-func TooLong(length, most time.Duration) error {
+// CheckLength refuses a range of more than most, in milliseconds as clients know them; 0
+// is no limit.
+func CheckLength(start, end int64, most time.Duration) error {
+	if length := time.Duration(milliseconds(end)-milliseconds(start)) * time.Millisecond; most > 0 && length > most {
+		return tooLong(length, most)
+	}
+	return nil
+}
+
+func tooLong(length, most time.Duration) error {
 	return fault.New(fault.Invalid, "the query time range exceeds the limit (query length: %s, limit: %s)", length, model.Duration(most))
 }
 
@@ -174,19 +182,18 @@ func Check(expr syntax.Expr, lim Limits, p Params) error {
 	if isLog && p.Instant {
 		return fault.New(fault.Invalid, instantLogQuery)
 	}
+	if isLog && lim.MaxEntries > 0 && p.Limit > lim.MaxEntries {
+		return fault.New(fault.Invalid, "max entries limit per query exceeded, limit > max_entries_limit_per_query (%d > %d)", p.Limit, lim.MaxEntries)
+	}
 	if !p.Instant {
-		length := time.Duration(p.End - p.Start)
-		if lim.MaxLength > 0 && length > lim.MaxLength {
-			return TooLong(length, lim.MaxLength)
+		if err := CheckLength(p.Start, p.End, lim.MaxLength); err != nil {
+			return err
 		}
-		if lim.MaxResolution > 0 && p.Step > 0 && int64(length/p.Step) > int64(lim.MaxResolution) {
+		if lim.MaxResolution > 0 && p.Step > 0 && (p.End-p.Start)/int64(p.Step) > int64(lim.MaxResolution) {
 			return fault.New(fault.Invalid, tooManySteps)
 		}
 	}
 	if isLog {
-		if lim.MaxEntries > 0 && p.Limit > lim.MaxEntries {
-			return fault.New(fault.Invalid, "max entries limit per query exceeded, limit > max_entries_limit_per_query (%d > %d)", p.Limit, lim.MaxEntries)
-		}
 		return nil
 	}
 	if !p.Instant && p.Step < time.Millisecond {
@@ -199,7 +206,29 @@ func Check(expr syntax.Expr, lim Limits, p Params) error {
 		}
 		return err == nil
 	})
+	if err == nil && !p.Instant {
+		err = checkReach(expr, lim, gridOf(p))
+	}
 	return err
+}
+
+// checkReach refuses a range query whose windows reach over more than MaxLength in all: it
+// is the data read that costs. A query counts in parts of the longest window, at least an
+// hour and a step, since it can be evaluated in such parts.
+func checkReach(expr syntax.Expr, lim Limits, grid scan.Grid) error {
+	var window time.Duration
+	for _, agg := range syntax.RangeAggs(expr) {
+		window = max(window, agg.Range.Range)
+	}
+	if lim.MaxLength <= 0 || window == 0 {
+		return nil
+	}
+	part := max((window + time.Hour - 1).Truncate(time.Hour), time.Duration(grid.Step))
+	reach := window + min(time.Duration(grid.End-grid.Start), part)
+	if reach < lim.MaxLength {
+		return nil
+	}
+	return tooLong(max(reach, lim.MaxLength+1), lim.MaxLength) // a window's first nanosecond counts, too
 }
 
 func validateNode(x syntax.Expr, lim Limits) error {

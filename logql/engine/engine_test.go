@@ -75,6 +75,11 @@ func TestLimits(t *testing.T) {
 	long := free
 	long.MaxLength = 30 * 24 * time.Hour
 	f(long, engine.Params{Query: `{app="a"}`, End: int64(40 * 24 * time.Hour), Limit: 1}, fault.Invalid, "the query time range exceeds the limit (query length: 960h0m0s, limit: 30d)")
+	for window, length := range map[string]string{"719h": "720h0m0.000000001s", "720h": "721h0m0s", "720h30m": "721h30m0s"} {
+		f(long, engine.Params{Query: `count_over_time({app="a"}[` + window + `])`, End: int64(time.Hour), Step: time.Minute}, fault.Invalid,
+			"the query time range exceeds the limit (query length: "+length+", limit: 30d)")
+	}
+	f(long, engine.Params{Query: `count_over_time({app="a"}[1h])`, Start: 1, End: 2, Step: 40 * 24 * time.Hour}, fault.Invalid, "(query length: 961h0m0s, limit: 30d)")
 	fine := free
 	fine.MaxResolution = 11000
 	f(fine, engine.Params{Query: count, End: 12000e9, Step: time.Second}, fault.Invalid, "exceeded maximum resolution of 11,000 points")

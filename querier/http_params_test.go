@@ -1,0 +1,81 @@
+package querier
+
+import (
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/skaldlog/skald/internal/limits"
+)
+
+// TestSeriesOfAMoment: the end of a range does not belong to it.
+func TestSeriesOfAMoment(t *testing.T) {
+	r := newTailRig(t)
+	now := time.Now().UnixNano()
+	r.push(lines("a", now, "x"))
+	for _, c := range []struct {
+		start, end int64
+		want       bool
+	}{{now - 10, now, false}, {now - 10, now + 1, true}, {now, now + 1, true}, {now + 1e6, now + 2e6, false}} {
+		_, body := r.get("/loki/api/v1/series", "start", fmt.Sprint(c.start), "end", fmt.Sprint(c.end))
+		if found := strings.Contains(body, `"app":"a"`); found != c.want {
+			t.Errorf("[%d, %d) around %d: %s", c.start, c.end, now, body)
+		}
+	}
+}
+
+// TestRangesOfMetadata: requests about streams obey the limit on length, and each has its
+// own words for a range that lies the wrong way round.
+func TestRangesOfMetadata(t *testing.T) {
+	r := newTailRig(t, func(l *limits.Limits) { l.MaxQueryLength = limits.Duration(time.Hour) })
+	const (
+		tooLong  = "the query time range exceeds the limit (query length: 1h0m0.001s, limit: 1h)"
+		inside   = "this data is no longer available, it is past now - max_query_lookback (0s)"
+		backward = "end timestamp must not be before or equal to start time"
+	)
+	for path, c := range map[string]struct{ long, backward string }{
+		"labels":                  {tooLong, inside},
+		"label/app/values":        {tooLong, inside},
+		"series":                  {tooLong, inside},
+		"index/stats":             {tooLong, backward},
+		"index/shards":            {tooLong, backward},
+		"index/volume":            {strings.Replace(tooLong, "0.001s", "1s", 1), backward},
+		"detected_labels":         {tooLong, backward},
+		"detected_fields":         {tooLong, backward},
+		"detected_field/a/values": {tooLong, backward},
+	} {
+		ask := func(start, end string, status int, want string) {
+			t.Helper()
+			code, body := r.get("/loki/api/v1/"+path, "query", `{app="a"}`, "match[]", `{app="a"}`, "targetBytesPerShard", "1KB", "start", start, "end", end)
+			if code != status || want != "" && body != want {
+				t.Errorf("%s: %d %s, want %s", path, code, body, want)
+			}
+		}
+		ask("9999.999", "13600", http.StatusBadRequest, c.long)
+		ask("10000.000", "13600", http.StatusOK, "")
+		ask("10000", "9999", http.StatusBadRequest, c.backward)
+	}
+}
+
+func TestOddParameters(t *testing.T) {
+	r := newTailRig(t)
+	const notPositive = "zero or negative query resolution step widths are not accepted. Try a positive integer"
+	for _, c := range []struct{ path, name, value, want string }{
+		{"query_range", "step", "NaN", notPositive},
+		{"query_range", "interval", "nan", "interval must be >= 0"},
+		{"index/stats", "limit", "0", "limit must be a positive value"},
+		{"index/stats", "direction", "up", "invalid direction 'up'"},
+		{"index/stats", "step", "-1", notPositive},
+		{"index/volume", "query", `{app=~".*"}`, "parse error : queries require at least one regexp"},
+	} {
+		params := []string{c.name, c.value, "start", "1", "end", "2"}
+		if c.name != "query" {
+			params = append(params, "query", `{app="a"}`)
+		}
+		if code, body := r.get("/loki/api/v1/"+c.path, params...); code != http.StatusBadRequest || !strings.HasPrefix(body, c.want) {
+			t.Errorf("%s %s=%s: %d %s, want %s", c.path, c.name, c.value, code, body, c.want)
+		}
+	}
+}
