@@ -75,96 +75,191 @@ type needleSet struct {
 	// more than the keys do.
 	keys []uint32
 
-	// Of the line being added: its bytes lowered, and one bit for each, whether it is a
-	// hexadecimal digit. Both end in padding.
-	low, hex []byte
 	// found holds hashes of minimizers that are not yet in words; n of them.
 	found [foundHashes]uint64
 	n     int
+
+	// pieces and ends are texts, some of those whose windows have been found already: pieces
+	// of lines, and the last pieces of lines.
+	pieces [1 << pieceBits]piece
+	ends   [1 << endBits]piece
+	filled bool // whether any of them is set
 }
 
 const (
 	foundHashes = 1 << 10
-	// step is how many positions the unrolled loop of addLine takes at once.
-	step = 8
+	pieceBits   = 12 // more are found with 13 bits, but for longer
+	endBits     = 8
 )
+
+// piece is a text of pieceSize bytes: eight windows lie in it that begin in its first half. At
+// the end of a line it is ten.
+type piece struct{ head, tail uint64 }
+
+const (
+	pieceSize = 16
+	stride    = 8 // windows of a piece
+	// A window takes windowSize bytes when its grams are short, and a line has so many fewer windows
+	// than bytes.
+	windowSize = 7
+)
+
+// slot returns the place of a piece in a table with 2^bits places, 0 for zeros.
+func (p piece) slot(bits int) uint64 {
+	return (p.head*0x9fb21c651e98df25 ^ p.tail) * 0xd6e8feb86659fd93 >> (64 - bits)
+}
+
+// fresh reports whether the windows of a piece may not have been found yet, and takes it that
+// they now will be.
+func (s *needleSet) fresh(head, tail uint64) bool {
+	p := piece{head, tail}
+	at := &s.pieces[p.slot(pieceBits)]
+	if *at == p {
+		return false
+	}
+	*at = p
+	return true
+}
 
 // addLine adds the keys of a line.
 //
-// This is where ingestion spends more time than anywhere else, so it goes in passes that
-// the processor can run ahead in: bytes are lowered and classified eight at a time, then
-// hashes and the least of each window are computed for eight positions at a time, hardly
-// ever branching on what the line holds, and at last the keys' bits are set.
+// This is where ingestion spends more time than anywhere else. Half of what lines hold has
+// stood in an earlier line of the block, so that a piece of it is looked up first; and eight windows
+// are computed at a time, hardly ever branching on what the line holds.
 func (s *needleSet) addLine(line []byte) {
-	positions := len(line) - 3 // where a gram may begin
-	if positions < gramWindow {
+	n := len(line)
+	if n < pieceSize {
+		s.addShort(line)
 		return
 	}
-	s.prepare(line)
-	// Of the positions before: the last hash, the lesser of it and the one before, the same
-	// for the position before, and the last minimizer.
-	before, pair1, pair2, last := undefined, undefined, undefined, undefined
-	for i := 0; i < positions; i += step {
-		p := s.low[i : i+step+8 : i+step+8]
-		a, b := binary.LittleEndian.Uint64(p), binary.LittleEndian.Uint64(p[4:])
-		h := [step]uint64{
-			gramHash(a & shortGram), gramHash(a >> 8 & shortGram), gramHash(a >> 16 & shortGram), gramHash(a >> 24 & shortGram),
-			gramHash(b & shortGram), gramHash(b >> 8 & shortGram), gramHash(b >> 16 & shortGram), gramHash(b >> 24 & shortGram),
+	s.open()
+	at := 0
+	for at+pieceSize <= n {
+		head, tail := binary.LittleEndian.Uint64(line[at:]), binary.LittleEndian.Uint64(line[at+stride:])
+		at += stride
+		if !s.fresh(head, tail) {
+			continue
 		}
-		// Bit k says whether four digits begin at i+k.
-		digits := uint32(s.hex[i>>3]) | uint32(s.hex[i>>3+1])<<8
-		digits &= digits >> 1
-		digits &= digits >> 2
-		if digits &= 0xff; digits != 0 {
-			for k := range h {
-				mask := shortGram | -uint64(digits>>k&1)&(longGram-shortGram)
-				h[k] = gramHash(binary.LittleEndian.Uint64(p[k:]) & mask)
+		// Here begins a run of fresh pieces: the three grams in front come from the piece itself,
+		// later from the piece before.
+		a, b := lowered(head), lowered(tail)
+		hexB := digitBits(b)
+		digits := fours(digitBits(a) | hexB<<8)
+		h0, h1, h2 := gram(a, digits), gram(a>>8, digits>>1), gram(a>>16|b<<48, digits>>2)
+		last := undefined
+		for {
+			h0, h1, h2, last = s.addPiece(a, b, digits, h0, h1, h2, last)
+			if at+pieceSize > n {
+				break
 			}
-			for k := max(0, len(line)-5-i); k < step; k++ { // six digits are not there
-				if digits>>k&1 != 0 {
-					h[k] = undefined
-				}
+			head, tail = tail, binary.LittleEndian.Uint64(line[at+stride:])
+			at += stride
+			if !s.fresh(head, tail) {
+				break
 			}
-		}
-		p0, p1, p2, p3 := min(before, h[0]), min(h[0], h[1]), min(h[1], h[2]), min(h[2], h[3])
-		p4, p5, p6, p7 := min(h[3], h[4]), min(h[4], h[5]), min(h[5], h[6]), min(h[6], h[7])
-		l0, l1, l2, l3 := min(p0, pair2), min(p1, pair1), min(p2, p0), min(p3, p1)
-		l4, l5, l6, l7 := min(p4, p2), min(p5, p3), min(p6, p4), min(p7, p5)
-		before, pair1, pair2 = h[7], p7, p6
-		n := s.n
-		if i == 0 || positions-i < step {
-			// The first three windows are not whole, nor are those that end behind the line.
-			for k, l := range [step]uint64{l0, l1, l2, l3, l4, l5, l6, l7} {
-				if i+k >= gramWindow-1 && i+k < positions {
-					s.found[n&(foundHashes-1)] = l
-					n += differ(l, last)
-					last = l
-				}
-			}
-		} else {
-			s.found[n&(foundHashes-1)] = l0
-			n += differ(l0, last)
-			s.found[n&(foundHashes-1)] = l1
-			n += differ(l1, l0)
-			s.found[n&(foundHashes-1)] = l2
-			n += differ(l2, l1)
-			s.found[n&(foundHashes-1)] = l3
-			n += differ(l3, l2)
-			s.found[n&(foundHashes-1)] = l4
-			n += differ(l4, l3)
-			s.found[n&(foundHashes-1)] = l5
-			n += differ(l5, l4)
-			s.found[n&(foundHashes-1)] = l6
-			n += differ(l6, l5)
-			s.found[n&(foundHashes-1)] = l7
-			n += differ(l7, l6)
-			last = l7
-		}
-		if s.n = n; n > foundHashes-2*step {
-			s.set()
+			hexA := hexB
+			a, b = b, lowered(tail)
+			hexB = digitBits(b)
+			digits = fours(hexA | hexB<<8)
 		}
 	}
+	// Two to nine windows are left.
+	end := piece{binary.LittleEndian.Uint64(line[n-pieceSize:]), binary.LittleEndian.Uint64(line[n-stride:])}
+	if known := &s.ends[end.slot(endBits)]; *known != end {
+		*known = end
+		s.addEnd(end, pieceSize)
+	}
 	s.set()
+}
+
+// addShort adds the keys of a line that is shorter than a piece.
+func (s *needleSet) addShort(line []byte) {
+	if len(line) < windowSize {
+		return
+	}
+	var padded [pieceSize]byte
+	copy(padded[:], line)
+	s.addEnd(piece{binary.LittleEndian.Uint64(padded[:]), binary.LittleEndian.Uint64(padded[stride:])}, len(line))
+	s.set()
+}
+
+// addEnd adds the windows of the last n bytes of a line, which are the first of p; zeros follow.
+func (s *needleSet) addEnd(p piece, n int) {
+	a, b := lowered(p.head), lowered(p.tail)
+	digits := fours(digitBits(a) | digitBits(b)<<8)
+	var h [pieceSize - 3]uint64
+	for k := range n - 3 {
+		h[k] = gram(a, digits>>k)
+		if digits>>k&1 != 0 && k+6 > n { // six digits are not there
+			h[k] = undefined
+		}
+		a, b = a>>8|b<<56, b>>8
+	}
+	last := undefined
+	for k := range n - windowSize + 1 {
+		l := min(h[k], h[k+1], h[k+2], h[k+3])
+		s.found[s.n&(foundHashes-1)] = l
+		s.n += differ(l, last)
+		last = l
+	}
+}
+
+// open sees to it that no place of the tables holds what is its own place: the text of zeros.
+func (s *needleSet) open() {
+	if !s.filled {
+		s.filled = true
+		s.pieces[0], s.ends[0] = piece{1, 1}, piece{1, 1}
+	}
+}
+
+// addPiece adds the eight windows of a piece, a and b lowered. digits has a bit for each position
+// where four hexadecimal digits begin, h0 to h2 are the hashes of the first three grams, and last is
+// the minimizer of the window before. It returns the same for the piece that begins eight bytes on.
+func (s *needleSet) addPiece(a, b uint64, digits uint32, h0, h1, h2, last uint64) (h8, h9, h10, least uint64) {
+	ab := a>>32 | b<<32
+	var h3, h4, h5, h6, h7 uint64
+	if digits&0x7f8 == 0 {
+		h3, h4 = gramHash(a>>24&shortGram), gramHash(ab&shortGram)
+		h5, h6, h7 = gramHash(ab>>8&shortGram), gramHash(ab>>16&shortGram), gramHash(ab>>24&shortGram)
+		h8, h9, h10 = gramHash(b&shortGram), gramHash(b>>8&shortGram), gramHash(b>>16&shortGram)
+	} else {
+		h3, h4 = gram(a>>24|b<<40, digits>>3), gram(ab, digits>>4)
+		h5, h6, h7 = gram(ab>>8, digits>>5), gram(ab>>16, digits>>6), gram(a>>56|b<<8, digits>>7)
+		h8, h9, h10 = gram(b, digits>>8), gram(b>>8, digits>>9), gram(b>>16, digits>>10)
+	}
+	// The least of each four is the lesser of two pairs'. Neighbours mostly have the same.
+	n := s.n
+	p0, p1, p2, p3, p4 := min(h0, h1), min(h1, h2), min(h2, h3), min(h3, h4), min(h4, h5)
+	l := min(p0, p2)
+	s.found[n&(foundHashes-1)] = l
+	n += differ(l, last)
+	last = min(p1, p3)
+	s.found[n&(foundHashes-1)] = last
+	n += differ(l, last)
+	l = min(p2, p4)
+	s.found[n&(foundHashes-1)] = l
+	n += differ(l, last)
+	p5, p6 := min(h5, h6), min(h6, h7)
+	last = min(p3, p5)
+	s.found[n&(foundHashes-1)] = last
+	n += differ(l, last)
+	l = min(p4, p6)
+	s.found[n&(foundHashes-1)] = l
+	n += differ(l, last)
+	p7, p8 := min(h7, h8), min(h8, h9)
+	last = min(p5, p7)
+	s.found[n&(foundHashes-1)] = last
+	n += differ(l, last)
+	l = min(p6, p8)
+	s.found[n&(foundHashes-1)] = l
+	n += differ(l, last)
+	last = min(p7, min(h9, h10))
+	s.found[n&(foundHashes-1)] = last
+	n += differ(l, last)
+	if s.n = n; n > foundHashes-2*pieceSize {
+		s.set()
+	}
+	return h8, h9, h10, last
 }
 
 // differ is 1 when a and b do, without a branch.
@@ -205,6 +300,11 @@ func (s *needleSet) reset() {
 		s.words[key>>6] = 0
 	}
 	s.keys = s.keys[:0]
+	if s.filled {
+		clear(s.pieces[:])
+		clear(s.ends[:])
+		s.filled = false
+	}
 }
 
 const (
@@ -213,45 +313,34 @@ const (
 	lowSeven  = 0x7f * everyByte
 )
 
-// atLeast has the high bit of each byte set that is c or more; x has no high bits, and c
-// is at most 0x80.
-func atLeast(x, c uint64) uint64 { return x + (0x80-c)*everyByte }
-
-// lowerEight lowers the ASCII letters of eight bytes, and returns a bit for each byte that is a
-// hexadecimal digit.
-func lowerEight(x uint64) (lowered uint64, hex byte) {
-	ascii := ^x & highBits
+// lowered lowers the ASCII letters among eight bytes. Adding 0x80-c to seven bits sets the eighth
+// when they are c or more.
+func lowered(x uint64) uint64 {
 	seven := x & lowSeven
-	upper := (atLeast(seven, 'A') &^ atLeast(seven, 'Z'+1)) & ascii
-	seven |= upper >> 2
-	digit := atLeast(seven, '0')&^atLeast(seven, '9'+1) | atLeast(seven, 'a')&^atLeast(seven, 'f'+1)
-	digit &= ascii
-	// The product gathers the lowest bits of all bytes in its highest byte.
-	return x | upper>>2, byte((digit >> 7) * 0x0102040810204080 >> 56)
+	upper := (seven + (0x80-'A')*everyByte) &^ (seven + (0x80-'Z'-1)*everyByte) &^ x & highBits
+	return x | upper>>2
 }
 
-// prepare fills low and hex for a line of at least seven bytes.
-func (s *needleSet) prepare(line []byte) {
-	n := len(line)
-	if size := n + 4*step; cap(s.low) < size {
-		s.low, s.hex = make([]byte, 2*size), make([]byte, 2*size/8)
-	}
-	low, hex := s.low, s.hex
-	i := 0
-	for ; i+8 <= n; i += 8 {
-		x, h := lowerEight(binary.LittleEndian.Uint64(line[i:]))
-		binary.LittleEndian.PutUint64(low[i:], x)
-		hex[i>>3] = h
-	}
-	// What is behind the line is no digit.
-	var tail uint64
-	for k := n - 1; k >= i; k-- {
-		tail = tail<<8 | uint64(line[k])
-	}
-	x, h := lowerEight(tail)
-	binary.LittleEndian.PutUint64(low[i:], x)
-	hex[i>>3], hex[i>>3+1] = h, 0
+// digitBits returns a bit for each of eight bytes, lowered, that is a hexadecimal digit.
+func digitBits(x uint64) uint32 {
+	seven := x & lowSeven
+	digit := (seven+(0x80-'0')*everyByte)&^(seven+(0x80-'9'-1)*everyByte) |
+		(seven+(0x80-'a')*everyByte)&^(seven+(0x80-'f'-1)*everyByte)
+	// The product gathers the lowest bits of all bytes in its highest byte.
+	return uint32((digit &^ x & highBits >> 7) * 0x0102040810204080 >> 56)
 }
+
+// fours returns a bit for each place where four bits begin that are set.
+func fours(x uint32) uint32 {
+	x &= x >> 1
+	return x & (x >> 2)
+}
+
+var gramMasks = [2]uint64{shortGram, longGram}
+
+// gram hashes the gram at the beginning of text, of which bit 0 of digits says whether it has six
+// bytes.
+func gram(text uint64, digits uint32) uint64 { return gramHash(text & gramMasks[digits&1]) }
 
 // addMetadata adds the keys of a metadata pair.
 func (s *needleSet) addMetadata(name string, value []byte) {
