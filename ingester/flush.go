@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"maps"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"sync"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/oklog/ulid/v2"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/segment"
 )
@@ -229,7 +229,7 @@ func (i *Ingester) writeSegments(ctx context.Context, g *generation) ([]*newSegm
 	var mu sync.Mutex
 	var files []*newSegment
 	eg, ctx := errgroup.WithContext(ctx)
-	limit := max(1, min(4, runtime.GOMAXPROCS(0)/2))
+	limit := max(1, min(4, cores.Count()/2))
 	if len(tables) > syncAtOnce {
 		limit = syncAtOnce // most are small
 	}

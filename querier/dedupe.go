@@ -3,13 +3,13 @@ package querier
 import (
 	"cmp"
 	"context"
-	"runtime"
 	"slices"
 	"sort"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/model"
 )
 
@@ -173,7 +173,7 @@ type enterFunc func(ctx context.Context) (leave func(), err error)
 func load(ctx context.Context, groups []group, enter enterFunc, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
 	seen := map[*dedupeBlock]bool{}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(cores.Count())
 	for _, runs := range groups {
 		for i := range runs {
 			if d := runs[i].block; !seen[d] && wanted(d) {

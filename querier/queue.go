@@ -3,7 +3,6 @@ package querier
 import (
 	"context"
 	"math"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -231,11 +231,11 @@ type queues struct {
 }
 
 func newQueues(cfg Config, reg prometheus.Registerer) queues {
-	cores := runtime.GOMAXPROCS(0)
+	n := cores.Count()
 	q := queues{
 		queries: newQueue(cfg.MaxConcurrent, max(1, cfg.MaxOutstanding), leavingRoom),
-		slices:  newQueue(max(4, 2*cores), math.MaxInt, leavingOne),
-		turns:   newQueue(cores, math.MaxInt, leavingOne),
+		slices:  newQueue(max(4, 2*n), math.MaxInt, leavingOne),
+		turns:   newQueue(n, math.MaxInt, leavingOne),
 	}
 	gauge := func(name, help string, value func() int) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "skald_querier_" + name, Help: help}, func() float64 { return float64(value()) }))

@@ -2,13 +2,13 @@ package querier
 
 import (
 	"context"
-	"runtime"
 	"sort"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/model"
 )
 
@@ -48,7 +48,7 @@ func (q *Querier) eachWeighed(ctx context.Context, tenants []model.Tenant, match
 		warned.add(text)
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(cores.Count())
 	for _, p := range sel.Parts {
 		for _, b := range p.Blocks {
 			g.Go(func() error {

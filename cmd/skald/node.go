@@ -19,6 +19,7 @@ import (
 	"github.com/skaldlog/skald/ingester"
 	"github.com/skaldlog/skald/ingester/remote"
 	"github.com/skaldlog/skald/internal/auth"
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/memlimit"
 	"github.com/skaldlog/skald/internal/server"
@@ -60,6 +61,7 @@ type node struct {
 func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node, error) {
 	n := &node{cfg: cfg, logger: logger, registry: prometheus.NewRegistry(), started: time.Now().UTC()}
 	n.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	cores.Overcommit()
 	memory := memlimit.Apply(cfg.memory, logger)
 	cfg.fitMemory(memory.Limit(), logger)
 	n.cfg = cfg

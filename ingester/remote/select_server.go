@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"sort"
 	"sync"
 
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/rpc"
@@ -125,7 +125,7 @@ func (s *selectServer) serve(ctx context.Context) error {
 		}
 	}()
 	g, gctx := errgroup.WithContext(ctx)
-	g.SetLimit(runtime.GOMAXPROCS(0))
+	g.SetLimit(cores.Count())
 	err := s.dispatch(gctx, g, messages, end)
 	if failed := g.Wait(); failed != nil {
 		return failed

@@ -1,13 +1,17 @@
 package integration
 
 import (
-	"context"
+	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/url"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
-	"sync"
-	"sync/atomic"
+	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -22,7 +26,10 @@ func light(now time.Time) url.Values {
 
 // TestGreedyTenant has one tenant send ten times what it may: eighty heavy queries at a time
 // where eight may run, and ten times its rate of lines. Another asks and pushes a little now
-// and then. Times beside the greedy tenant and without it are taken in turn.
+// and then, and its p99 must stay within twice of what it is without the first. Times beside
+// the greedy tenant and without it are taken in turn. The two have a process each, so what it
+// costs to send the load shares the machine's cores with all else, but is not in the way of
+// the requests that are measured.
 func TestGreedyTenant(t *testing.T) {
 	if !full() {
 		t.Skip("SKALD_FULL=1 runs it")
@@ -31,7 +38,6 @@ func TestGreedyTenant(t *testing.T) {
 	c := newCluster(t, nil, []int{1}, "-auth.enabled=true", "-replication.factor=1", "-querier.max-concurrent=8",
 		"-limits.max_query_series=100000", fmt.Sprint("-limits.ingestion_rate_mb=", rate), "-limits.ingestion_burst_size_mb=6")
 	one := c.start("skald", 1)
-	one.client.Transport = &http.Transport{MaxIdleConnsPerHost: 256}
 	c.ready(one)
 	now := time.Now()
 	spread(t, one, "greedy", 300_000, time.Hour)
@@ -39,39 +45,44 @@ func TestGreedyTenant(t *testing.T) {
 
 	modest := &modestTenant{t: t, server: one.server, now: now}
 	modest.measure(50) // caches fill
-	var queries, pushes []float64
+	others := newStrangers(t, one.process)
+	var alone, beside modestTimes
 	for range 3 {
-		alone := modest.measure(200)
-		g := startGreed(one.server, now, rate)
+		a := modest.measure(300)
+		g := startGreed(t, greedSpec{URL: one.url, Tenant: "greedy", Queries: 80, Rate: 10 * rate, Now: now.UnixNano()})
 		eventually(t, "the greedy tenant's queries run", func() bool { return one.metric("skald_querier_waiting_queries", "") > 10 })
-		beside := modest.measure(200)
-		g.stop()
-		queries = append(queries, beside.queries.over(alone.queries))
-		pushes = append(pushes, beside.pushes.over(alone.pushes))
-		t.Logf("queries %s alone, %s beside: %.2f times; pushes %s alone, %s beside: %.2f times; greedy: %d heavy queries, %d refused, %d pushes, %d refused",
-			alone.queries, beside.queries, queries[len(queries)-1], alone.pushes, beside.pushes, pushes[len(pushes)-1],
-			g.done.Load(), g.refused.Load(), g.pushed.Load(), g.limited.Load())
-		// On a machine with other work a ratio says more about that work; the bound is what a
-		// query that waits for heavy ones would break, since these take seconds.
-		if most := 2*alone.queries.p99 + 500*time.Millisecond; beside.queries.p99 > most {
-			t.Errorf("p99 of queries rose from %s to %s", ms(alone.queries.p99), ms(beside.queries.p99))
-		}
+		b := modest.measure(300)
+		t.Logf("beside: %+v", g.stop())
+		alone.add(a)
+		beside.add(b)
 	}
-	slices.Sort(queries)
-	slices.Sort(pushes)
-	t.Logf("p99 beside the greedy tenant over p99 alone, median of three: queries %.2f, pushes %.2f", queries[1], pushes[1])
+	queries := timesOf(beside.queries).over(timesOf(alone.queries))
+	pushes := timesOf(beside.pushes).over(timesOf(alone.pushes))
+	t.Logf("queries: alone %s; beside %s; p99 %.2f times", timesOf(alone.queries), timesOf(beside.queries), queries)
+	t.Logf("pushes: alone %s; beside %s; p99 %.2f times", timesOf(alone.pushes), timesOf(beside.pushes), pushes)
+	part := others.part()
+	t.Logf("other processes had %.2f of the cores", part)
+	// Whoever else is on the machine makes p99 what it is, alone and beside.
+	if part < 0.05 && max(queries, pushes) > 2 {
+		t.Errorf("beside the greedy tenant p99 rose to %.2f times for queries and %.2f for pushes; expected at most 2", queries, pushes)
+	}
+	// Heavy queries take seconds, so this is what waiting for one would break.
+	if most := 2*timesOf(alone.queries).p99 + 500*time.Millisecond; timesOf(beside.queries).p99 > most {
+		t.Errorf("p99 of queries is %s beside the greedy tenant; expected at most %s", ms(timesOf(beside.queries).p99), ms(most))
+	}
 }
 
 // tookTimes are the times that many like requests took.
-type tookTimes struct{ p50, p99 time.Duration }
+type tookTimes struct{ p50, p90, p99 time.Duration }
 
 func timesOf(took []time.Duration) tookTimes {
-	slices.Sort(took)
-	return tookTimes{took[len(took)/2], took[len(took)*99/100]}
+	took = slices.Sorted(slices.Values(took))
+	at := func(percent int) time.Duration { return took[len(took)*percent/100] }
+	return tookTimes{at(50), at(90), at(99)}
 }
 
 func (t tookTimes) String() string {
-	return fmt.Sprintf("p50 %.1f, p99 %.1f ms", t.p50.Seconds()*1e3, t.p99.Seconds()*1e3)
+	return fmt.Sprintf("p50 %.1f, p90 %.1f, p99 %.1f ms", t.p50.Seconds()*1e3, t.p90.Seconds()*1e3, t.p99.Seconds()*1e3)
 }
 
 func (t tookTimes) over(base tookTimes) float64 { return float64(t.p99) / float64(base.p99) }
@@ -83,82 +94,88 @@ type modestTenant struct {
 	pushed int
 }
 
-type modestTimes struct{ queries, pushes tookTimes }
+type modestTimes struct{ queries, pushes []time.Duration }
+
+func (m *modestTimes) add(o modestTimes) {
+	m.queries = append(m.queries, o.queries...)
+	m.pushes = append(m.pushes, o.pushes...)
+}
 
 // measure asks and pushes n times each, with pauses.
-func (m *modestTenant) measure(n int) modestTimes {
+func (m *modestTenant) measure(n int) (took modestTimes) {
 	m.t.Helper()
-	var asked, pushed []time.Duration
+	header := http.Header{"Content-Type": {"application/json"}, "X-Scope-Orgid": {"modest"}}
 	for range n {
-		status, answer, took, err := m.server.ask(m.t.Context(), "modest", "/loki/api/v1/query_range", light(m.now))
+		status, answer, asked, err := m.server.ask(m.t.Context(), "modest", "/loki/api/v1/query_range", light(m.now))
 		if err != nil || status != http.StatusOK {
 			m.t.Fatalf("%d %.200s %v", status, answer, err)
 		}
-		asked = append(asked, took)
-		stream := numbered("modest", m.now.UnixNano(), m.pushed, m.pushed+20)
+		took.queries = append(took.queries, asked)
+		body, err := json.Marshal(map[string]any{"streams": []pushStream{numbered("modest", m.now.UnixNano(), m.pushed, m.pushed+20)}})
+		if err != nil {
+			m.t.Fatal(err)
+		}
 		m.pushed += 20
+		time.Sleep(5 * time.Millisecond)
 		began := time.Now()
-		if status, answer, err := m.server.pushAs("modest", stream); err != nil || status != http.StatusNoContent {
+		if status, answer, err := m.server.do(http.MethodPost, "/loki/api/v1/push", header.Clone(), body); err != nil || status != http.StatusNoContent {
 			m.t.Fatalf("%d %.200s %v", status, answer, err)
 		}
-		pushed = append(pushed, time.Since(began))
-		time.Sleep(20 * time.Millisecond)
+		took.pushes = append(took.pushes, time.Since(began))
+		time.Sleep(15 * time.Millisecond)
 	}
-	return modestTimes{timesOf(asked), timesOf(pushed)}
+	return took
 }
 
-// greed is the work of the greedy tenant.
-type greed struct {
-	cancel                         context.CancelFunc
-	wg                             sync.WaitGroup
-	done, refused, pushed, limited atomic.Int64
+// strangers are all processes but a server, this one and its children.
+type strangers struct {
+	t      testing.TB
+	server *process
+	began  time.Time
+	before time.Duration // of CPU that they had
 }
 
-func (g *greed) stop() {
-	g.cancel()
-	g.wg.Wait()
+func newStrangers(t testing.TB, server *process) *strangers {
+	s := &strangers{t: t, server: server, began: time.Now()}
+	s.before = s.used()
+	return s
 }
 
-// startGreed sends heavy queries without end, and ten times a rate of lines in MB/s.
-func startGreed(s *server, now time.Time, rate int) *greed {
-	g := &greed{}
-	var ctx context.Context
-	ctx, g.cancel = context.WithCancel(context.Background())
-	for range 80 {
-		g.wg.Go(func() {
-			for ctx.Err() == nil {
-				status, _, _, err := s.ask(ctx, "greedy", "/loki/api/v1/query_range", heavy(now, time.Hour))
-				switch {
-				case err != nil:
-				case status == http.StatusTooManyRequests:
-					g.refused.Add(1)
-					time.Sleep(50 * time.Millisecond)
-				default:
-					g.done.Add(1)
-				}
-			}
-		})
-	}
-	bodies := make([][]byte, 16)
-	for i := range bodies {
-		bodies[i] = appendOverload(nil, 0, i*linesPerOverload, time.Now())
-	}
-	tick := time.NewTicker(time.Second * time.Duration(len(bodies[0])) / time.Duration(10*rate<<20))
-	header := http.Header{"Content-Type": {"application/json"}, "X-Scope-Orgid": {"greedy"}}
-	g.wg.Go(func() {
-		defer tick.Stop()
-		for n := 0; ctx.Err() == nil; n++ {
-			<-tick.C
-			g.wg.Go(func() {
-				switch status, _, err := s.do(http.MethodPost, "/loki/api/v1/push", header.Clone(), bodies[n%len(bodies)]); {
-				case err != nil:
-				case status == http.StatusTooManyRequests:
-					g.limited.Add(1)
-				default:
-					g.pushed.Add(1)
-				}
-			})
+// part returns what part of the machine they have used. Children that still run count in.
+func (s *strangers) part() float64 {
+	s.t.Helper()
+	return (s.used() - s.before).Seconds() / time.Since(s.began).Seconds() / float64(runtime.NumCPU())
+}
+
+func (s *strangers) used() (cpu time.Duration) {
+	s.t.Helper()
+	const tick = time.Second / 100 // of /proc
+	ticks := func(path string, fields ...int) (sum time.Duration) {
+		text, err := os.ReadFile(path)
+		if err != nil {
+			s.t.Skipf("this system does not say what its processes use: %v", err)
 		}
-	})
-	return g
+		_, after, found := strings.Cut(string(text), ") ") // behind the name of a process
+		if !found {
+			after = string(text)
+		}
+		for _, i := range fields {
+			n, err := strconv.Atoi(strings.Fields(after)[i])
+			if err != nil {
+				s.t.Fatalf("%s: %v", path, err)
+			}
+			sum += time.Duration(n) * tick
+		}
+		return sum
+	}
+	cpu = ticks("/proc/stat", 1, 2, 3, 8) // user, nice, system, steal
+	cpu -= ticks(filepath.Join("/proc", strconv.Itoa(s.server.cmd.Process.Pid), "stat"), 11, 12)
+	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
+		var u syscall.Rusage
+		if err := syscall.Getrusage(who, &u); err != nil {
+			s.t.Fatal(err)
+		}
+		cpu -= time.Duration(u.Utime.Nano() + u.Stime.Nano())
+	}
+	return cpu
 }

@@ -17,12 +17,12 @@ package scan
 
 import (
 	"context"
-	"runtime"
 	"sync"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -103,7 +103,7 @@ func MemoryError(limit int64) error {
 func (o *Options) workers(blocks int) int {
 	n := o.Workers
 	if n <= 0 {
-		n = runtime.GOMAXPROCS(0)
+		n = cores.Count()
 	}
 	return max(1, min(n, blocks))
 }

@@ -3,13 +3,13 @@ package compact
 import (
 	"context"
 	"fmt"
-	"runtime"
 	"slices"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/model"
 )
 
@@ -37,7 +37,7 @@ func (d *Deletes) Hide(ctx context.Context, tenant model.Tenant, span model.Time
 	}
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
-	for range min(runtime.GOMAXPROCS(0), len(places)) {
+	for range min(cores.Count(), len(places)) {
 		group.Go(func() error {
 			h := hider{requests: requests}
 			for _, q := range requests {
