@@ -51,39 +51,56 @@ func killsWhileStoring(t *testing.T, objects, url string) {
 	s := startServer(t, slices.Concat([]string{"-storage.url=" + url}, restless, roomy)...)
 	w := newSinker(s, rng)
 	happened := map[string]float64{}
-	for kill := range size(6, 15, 150) {
-		// The client goes on while the server dies: what it got no answer to it sends again.
-		life := time.Duration(rng.IntN(1200)) * time.Millisecond
-		done := make(chan struct{})
+	kills := 0
+	// round is the life of a process, which live ends by returning. The client goes on while
+	// the server dies: what it got no answer to it sends again.
+	round := func(live func()) {
+		stop, done := make(chan struct{}), make(chan struct{})
 		go func() {
 			defer close(done)
-			w.pushUntil(time.Now().Add(life))
+			w.pushUntil(stop)
 		}()
-		time.Sleep(life * 3 / 4)
-		for stage, metric := range stages {
-			name, labels, _ := strings.Cut(metric, "|")
-			happened[stage] += s.metric(name, labels)
-		}
-		time.Sleep(life - life*3/4)
+		live()
 		s.kill()
+		close(stop)
 		<-done
+		kills++
 		w.verifyStored(t, s.dir, url)
 		s.start()
 		w.settle()
-		w.verifyCounts(fmt.Sprintf("after kill %d", kill+1))
+		w.verifyCounts(fmt.Sprintf("after kill %d", kills))
 		if t.Failed() {
-			return
+			t.FailNow()
 		}
 	}
+	note := func(stage string) bool {
+		name, labels, _ := strings.Cut(stages[stage], "|")
+		happened[stage] += s.metric(name, labels)
+		return happened[stage] > 0
+	}
+	for range size(6, 15, 150) {
+		life := time.Duration(rng.IntN(1200)) * time.Millisecond
+		round(func() {
+			time.Sleep(life * 3 / 4)
+			for stage := range stages {
+				note(stage)
+			}
+			time.Sleep(life / 4)
+		})
+	}
+	// A busy machine may have been too slow for some of it: that gets the time it takes.
 	for stage := range stages {
 		if happened[stage] == 0 {
-			t.Errorf("%s never happened before a kill, which proves nothing", stage)
+			round(func() { eventually(t, stage+" happens", func() bool { return note(stage) }) })
 		}
 	}
 	t.Logf("%d lines kept, %d to expire; seen before kills: %v", w.kept, w.old, happened)
 
 	// Left alone, everything comes to rest: one copy of each kept line, none of the others.
+	// A new process looks at every day; one that has found an old day at rest comes back late.
 	s.flush()
+	s.stop()
+	s.start()
 	eventually(t, "no row is left that retention has ended", func() bool {
 		n, err := s.count(`sum(count_over_time({job=~"old|ancient"}[480h]))`, w.end)
 		return err == nil && n == 0
@@ -145,9 +162,14 @@ func (w *sinker) push(day string) error {
 	return nil
 }
 
-func (w *sinker) pushUntil(end time.Time) {
+func (w *sinker) pushUntil(stop <-chan struct{}) {
 	days := slices.Sorted(maps.Keys(w.days))
-	for time.Now().Before(end) {
+	for {
+		select {
+		case <-stop:
+			return
+		default:
+		}
 		day := days[w.rng.IntN(len(days))]
 		w.pending[day] = 1 + w.rng.IntN(300)
 		if w.push(day) != nil {
@@ -215,17 +237,19 @@ func TestKilledCompactResumes(t *testing.T) {
 	args := []string{"compact", "-full", "-day=" + day, "-compact.max-inputs=3", "-compact.delete-delay=1s", bucket}
 	log := filepath.Join(tempDir(t, "compact"), "log")
 	watchLog(t, "skald compact", log)
-	fewer := 0
+	fewer, life := 0, 400*time.Millisecond
 	for range size(8, 15, 60) {
 		before := objects()
 		p := startProcess(t, "compact", log, args...)
 		select {
 		case <-p.exited:
-		case <-time.After(time.Duration(50+rng.IntN(400)) * time.Millisecond):
+		case <-time.After(life/8 + time.Duration(rng.Int64N(int64(life)))):
 			p.kill()
 		}
 		if objects() != before {
 			fewer++
+		} else if fewer == 0 {
+			life += life / 2 // a busy machine takes longer to get anywhere
 		}
 		w.verifyStored(t, bucket)
 		w.verifyCounts("after a kill of skald compact")

@@ -111,11 +111,18 @@ type visit struct {
 }
 
 // An old day in which nothing was left to do is not listed in every round, only in case
-// that somebody backfills it.
+// that somebody backfills it: the older it is the more rarely, so that all days of a year
+// together cost a tenant 180 listings a day.
 const (
-	oldDay     = 48 * time.Hour
-	visitAgain = 12 * time.Hour
+	oldDay    = 48 * time.Hour
+	oldVisits = 32 // the part of its age after which an old day is looked at again
 )
+
+// needless reports whether a day, which ended at end, need not be visited now.
+func (v visit) needless(rules string, end, now time.Time) bool {
+	age := now.Sub(end)
+	return age > oldDay && v.rules == rules && now.Sub(v.at) < age/oldVisits
+}
 
 // maxSteps bounds the merges of one visit per segment; more means that a merge does not
 // bring what its plan promised.
@@ -128,7 +135,7 @@ func (r *round) oneDay(ctx context.Context, td tenantDay, keeps retention, pendi
 	if err != nil {
 		return err
 	}
-	if v, ok := r.visited.Get(td); r.lazy && ok && v.rules == rules.signature && r.now().Sub(v.at) < visitAgain && r.now().Sub(rules.dayEnd) > oldDay {
+	if v, ok := r.visited.Get(td); r.lazy && ok && v.needless(rules.signature, rules.dayEnd, r.now()) {
 		return nil
 	}
 	r.sum.Days++

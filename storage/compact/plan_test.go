@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/segment"
@@ -130,4 +131,23 @@ func contains(segs []*seg, s *seg) bool {
 		}
 	}
 	return false
+}
+
+func TestOldDaysAreVisitedRarely(t *testing.T) {
+	now := time.Now()
+	f := func(ended, visited time.Duration, rules string, want bool) {
+		t.Helper()
+		v := visit{at: now.Add(-visited), rules: "x"}
+		if got := v.needless(rules, now.Add(-ended), now); got != want {
+			t.Errorf("ended %s ago, visited %s ago, rules %s: needless is %v", ended, visited, rules, got)
+		}
+	}
+	const day = 24 * time.Hour
+	f(-day, time.Second, "x", false) // today
+	f(day, time.Second, "x", false)
+	f(4*day, time.Hour, "x", true)
+	f(4*day, time.Hour, "y", false)
+	f(4*day, 4*time.Hour, "x", false)
+	f(365*day, 10*day, "x", true)
+	f(365*day, 12*day, "x", false)
 }
