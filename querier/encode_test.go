@@ -68,6 +68,10 @@ func TestGrafanaCanReadTheStream(t *testing.T) {
 	if !json.Valid([]byte(got)) {
 		t.Errorf("not valid JSON: %s", got)
 	}
+	got = string(appendResult(nil, &engine.Result{Type: "vector"}, encoding{flags: []string{"categorize-labels"}, categorize: true}))
+	if strings.Contains(got, "encodingFlags") {
+		t.Errorf("flags of samples: %s", got)
+	}
 }
 
 func BenchmarkEncodePage(b *testing.B) {

@@ -3,6 +3,7 @@ package querier
 import (
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -230,7 +231,7 @@ func (p params) duration(name string, fallback time.Duration) (time.Duration, er
 // encodingFlags reads X-Loki-Response-Encoding-Flags.
 func encodingFlags(r *http.Request) (flags []string, categorize bool) {
 	for _, f := range strings.Split(r.Header.Get("X-Loki-Response-Encoding-Flags"), ",") {
-		if f = strings.TrimSpace(f); f != "" {
+		if f = strings.TrimSpace(f); f != "" && !slices.Contains(flags, f) {
 			flags = append(flags, f)
 			categorize = categorize || f == "categorize-labels"
 		}

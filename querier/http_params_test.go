@@ -68,6 +68,8 @@ func TestOddParameters(t *testing.T) {
 		{"index/stats", "limit", "0", "limit must be a positive value"},
 		{"index/stats", "direction", "up", "invalid direction 'up'"},
 		{"index/stats", "step", "-1", notPositive},
+		{"tail", "limit", "5", "Bad Request\n"}, // no websocket
+		{"tail", "delay_for", "6", "delay_for can't be greater than 5"},
 		{"index/volume", "query", `{app=~".*"}`, "parse error : queries require at least one regexp"},
 	} {
 		params := []string{c.name, c.value, "start", "1", "end", "2"}

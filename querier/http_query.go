@@ -202,7 +202,7 @@ func appendResult(b []byte, res *engine.Result, o encoding) []byte {
 	b = append(b, `"data":{"resultType":"`...)
 	b = append(b, res.Type...)
 	b = append(b, `",`...)
-	if len(o.flags) > 0 {
+	if res.Type == "streams" && len(o.flags) > 0 {
 		b = append(b, `"encodingFlags":`...)
 		b = appendStringList(b, o.flags)
 		b = append(b, ',')

@@ -203,14 +203,11 @@ func (q *Querier) serveVolume(w http.ResponseWriter, r *http.Request) error {
 
 // serveDrilldownLimits tells Logs Drilldown what it may ask for. It always wants a tenant.
 func (q *Querier) serveDrilldownLimits(w http.ResponseWriter, r *http.Request) error {
-	if r.Header.Get(server.TenantHeader) == "" {
-		return fault.New(fault.Unauthenticated, "no org id")
-	}
-	tenants, err := server.TenantsOf(r)
+	tenant, err := server.NamedTenant(r)
 	if err != nil {
 		return err
 	}
-	text, err := json.Marshal(q.limitsFor(tenants).Drilldown())
+	text, err := json.Marshal(q.limits.For(tenant).Drilldown())
 	if err != nil {
 		return err
 	}

@@ -208,7 +208,7 @@ func (q *Querier) limitsFor(tenants []model.Tenant) *limits.Limits {
 func fromDrilldown(r *http.Request) bool {
 	for _, tag := range strings.Split(r.Header.Get("X-Query-Tags"), ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(tag), "=")
-		if strings.EqualFold(name, "source") && value == "grafana-lokiexplore-app" {
+		if strings.EqualFold(name, "source") && strings.EqualFold(value, "grafana-lokiexplore-app") {
 			return true
 		}
 	}

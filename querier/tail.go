@@ -130,6 +130,10 @@ func (q *Querier) upgrade(w http.ResponseWriter, r *http.Request, legacy bool) e
 	if t.legacy = legacy; legacy {
 		t.flags, t.categorize = nil, false
 	}
+	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
+		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+		return nil
+	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // any Origin, as Loki: there are no cookies to protect
 	if err != nil {
 		return nil //nolint:nilerr // Accept has answered

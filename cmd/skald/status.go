@@ -10,7 +10,6 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/skaldlog/skald/distributor/ring"
-	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
 )
 
@@ -63,12 +62,7 @@ func (n *node) serveLogLevel(w http.ResponseWriter, r *http.Request) {
 // serveLimits shows the limits in force for the tenant of the header, which it wants even
 // where the header does not count otherwise.
 func (n *node) serveLimits(w http.ResponseWriter, r *http.Request) {
-	id := r.Header.Get(server.TenantHeader)
-	if id == "" {
-		http.Error(w, "no org id", http.StatusUnauthorized)
-		return
-	}
-	tenant, err := model.ParseTenant(id)
+	tenant, err := server.NamedTenant(r)
 	if err != nil {
 		server.WriteError(w, err)
 		return

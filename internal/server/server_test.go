@@ -51,6 +51,23 @@ func TestTenants(t *testing.T) {
 	ask(true, strings.Repeat("x", 151), "", "tenant ID is too long: max 150 characters")
 }
 
+func TestNamedTenant(t *testing.T) {
+	for header, want := range map[string]string{"": "no org id", "a|b": "multiple org IDs present", "..": "tenant ID is '.' or '..'", "a:b": "a", "a|a": "a"} {
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set(TenantHeader, header)
+		tenant, err := NamedTenant(r)
+		got := string(tenant)
+		if err != nil {
+			if got = err.Error(); fault.Of(err) != fault.Unauthenticated {
+				t.Errorf("%q: kind %d", header, fault.Of(err))
+			}
+		}
+		if got != want {
+			t.Errorf("%q: %q, want %q", header, got, want)
+		}
+	}
+}
+
 func TestServerFinishesRequestsInFlight(t *testing.T) {
 	s, err := New(Config{Listen: "127.0.0.1:0", ShutdownTimeout: 10 * time.Second}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {

@@ -50,6 +50,18 @@ func withAccess(ctx context.Context, a access) context.Context {
 // TenantOf returns the request's tenant where exactly one is allowed.
 func TenantOf(r *http.Request) (model.Tenant, error) { return one(TenantsOf(r)) }
 
+// NamedTenant returns the one tenant that the request names, which must do so even where all
+// data belongs to one tenant. A caller who names none well is asked who he is.
+func NamedTenant(r *http.Request) (model.Tenant, error) {
+	a := accessOf(r.Context())
+	a.header = true
+	tenant, err := one(a.tenants(r.Header.Get(TenantHeader)))
+	if fault.Of(err) == fault.Invalid {
+		err = fault.Wrap(fault.Unauthenticated, err)
+	}
+	return tenant, err
+}
+
 // TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
 // The part of an id after a colon is dropped, as Loki does. With credentials, tenants that
 // they do not open are an error, and the header may be left out where they open just one.
