@@ -142,13 +142,14 @@ func (s *snapshot) sorted(selected []uint32, r model.TimeRange) sortedRows {
 
 	out.refs = refs[:0]
 	from := 0
+	var order timeSort
 	for i, id := range selected {
 		rows := refs[from:ends[i]]
 		from = ends[i]
 		if len(rows) == 0 {
 			continue
 		}
-		s.sortByTime(rows)
+		order.sort(s, rows)
 		start := len(out.refs)
 		out.refs = append(out.refs, s.unique(rows)...) // moves rows down only
 		st := &s.streams[id]
@@ -172,26 +173,69 @@ func (s *snapshot) scan(place []int32, r model.TimeRange, fn func(place int32, r
 	}
 }
 
-// sortByTime sorts rows that are in order of arrival; rows of equal time keep it.
-func (s *snapshot) sortByTime(rows []ref) {
-	last, sorted := s.time(rows[0]), true
-	for _, r := range rows[1:] {
-		t := s.time(r)
-		if t < last {
-			sorted = false
-			break
-		}
-		last = t
+// timeSort sorts rows by time; its buffers are reused.
+type timeSort struct {
+	rows, before []timedRow
+}
+
+type timedRow struct {
+	ts  int64
+	row ref
+}
+
+// sort sorts rows that are in order of arrival; rows of equal time keep it. Time is nearly
+// sorted already: what comes late is a push that was overtaken by a few others. So each
+// ascending run is merged into the end of those before it, as long as that end is short.
+func (o *timeSort) sort(s *snapshot, rows []ref) {
+	all, sorted, last := o.rows[:0], true, int64(math.MinInt64)
+	for _, r := range rows {
+		ts := s.time(r)
+		sorted, last = sorted && ts >= last, ts
+		all = append(all, timedRow{ts, r})
 	}
-	if sorted {
+	if o.rows = all; sorted {
 		return
 	}
-	slices.SortFunc(rows, func(a, b ref) int {
-		if c := cmp.Compare(s.time(a), s.time(b)); c != 0 {
-			return c
+	moves := 16 * len(all)
+	for i := 1; i < len(all) && moves > 0; {
+		if all[i].ts >= all[i-1].ts {
+			i++
+			continue
 		}
-		return cmp.Compare(a, b)
-	})
+		end := i + 1
+		for end < len(all) && all[end].ts >= all[end-1].ts {
+			end++
+		}
+		at, _ := slices.BinarySearchFunc(all[:i], all[i].ts, func(t timedRow, ts int64) int {
+			if t.ts <= ts {
+				return -1
+			}
+			return 1
+		})
+		moves -= end - at
+		o.merge(all[at:end], i-at)
+		i = end
+	}
+	if moves <= 0 {
+		slices.SortFunc(all, func(a, b timedRow) int { return cmp.Or(cmp.Compare(a.ts, b.ts), cmp.Compare(a.row, b.row)) })
+	}
+	for i, t := range all {
+		rows[i] = t.row
+	}
+}
+
+// merge merges the first rows, n of them, with the others.
+func (o *timeSort) merge(rows []timedRow, n int) {
+	before := append(o.before[:0], rows[:n]...)
+	o.before = before
+	for at, next := 0, n; len(before) > 0; at++ {
+		if next < len(rows) && rows[next].ts < before[0].ts {
+			rows[at] = rows[next]
+			next++
+		} else {
+			rows[at], before = before[0], before[1:]
+		}
+	}
 }
 
 // unique removes rows that repeat an earlier one of the same time, and returns the rest.

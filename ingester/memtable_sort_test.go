@@ -1,6 +1,7 @@
 package ingester
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -42,6 +43,39 @@ func TestSortStreamsAfterAnEarlierTable(t *testing.T) {
 		}
 		if !slices.Equal(got, want) {
 			t.Fatalf("seed %d: order is %v, want %v", seed, got, want)
+		}
+	}
+}
+
+// Rows that come in runs, overtaken by few or by all others, are sorted, and those of one time
+// stay in order of arrival.
+func TestTimeSort(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 2))
+		var s model.Stream
+		at, drift := int64(0), int64(rng.IntN(60)-20) // falling, rising fast or slowly
+		for range 1 + rng.IntN(400) {
+			at += rng.Int64N(20)
+			if rng.IntN(1+rng.IntN(20)) == 0 {
+				at += drift - 15
+			}
+			s.Entries = append(s.Entries, model.Entry{Timestamp: at})
+		}
+		if seed%10 == 0 { // no order at all, and many of one time
+			for range 2000 {
+				s.Entries = append(s.Entries, model.Entry{Timestamp: rng.Int64N(100)})
+			}
+		}
+		table := newTable("t", func(int64) {})
+		table.append([]model.Stream{s}, []uint64{1})
+		snap := table.snapshot()
+		var got []ref
+		snap.scan([]int32{1}, allTime, func(_ int32, r ref) { got = append(got, r) })
+		want := slices.Clone(got)
+		slices.SortStableFunc(want, func(a, b ref) int { return cmp.Compare(snap.time(a), snap.time(b)) })
+		new(timeSort).sort(snap, got)
+		if !slices.Equal(got, want) {
+			t.Fatalf("seed %d: got %v, want %v", seed, got, want)
 		}
 	}
 }

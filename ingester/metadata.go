@@ -15,9 +15,14 @@ type metadataDecoder struct {
 	builder labels.ScratchBuilder
 	current labels.Labels
 	known   map[string]labels.Labels
-	// The set returned last, if it is one of those known.
-	last       labels.Labels
-	lastPacked []byte
+	// recent has some of the sets known, by their last byte and length, which tell levels apart.
+	recent [16]knownSet
+}
+
+// knownSet is a set with its encoding.
+type knownSet struct {
+	encoded []byte
+	set     labels.Labels
 }
 
 const (
@@ -34,11 +39,12 @@ func (d *metadataDecoder) labels(encoded []byte) labels.Labels {
 	if len(encoded) == 0 {
 		return labels.EmptyLabels()
 	}
-	if len(d.lastPacked) > 0 && bytes.Equal(encoded, d.lastPacked) {
-		return d.last
+	recent := &d.recent[(len(encoded)+int(encoded[len(encoded)-1]))%len(d.recent)]
+	if bytes.Equal(encoded, recent.encoded) {
+		return recent.set
 	}
 	if ls, ok := d.known[string(encoded)]; ok {
-		d.last, d.lastPacked = ls, encoded
+		*recent = knownSet{encoded, ls}
 		return ls
 	}
 	d.builder.Reset()

@@ -37,7 +37,7 @@ type timesEncoder struct {
 }
 
 // append appends the raw column to dst. There is at least one row.
-func (e *timesEncoder) append(dst []byte, times []int64, level ZstdLevel) []byte {
+func (e *timesEncoder) append(dst []byte, times []int64, c compression) []byte {
 	unit := commonUnit(times)
 	scheme := byte(schemeClasses)
 	if ticksEvenly(times, unit) {
@@ -52,7 +52,7 @@ func (e *timesEncoder) append(dst []byte, times []int64, level ZstdLevel) []byte
 	} else {
 		e.encodeClasses(times, unit)
 	}
-	dst = appendPacked(dst, compression{CodecZstd, level}, e.head)
+	dst = appendPacked(dst, c, e.head)
 	return append(dst, e.mantissas...)
 }
 

@@ -241,10 +241,14 @@ func (w *Writer) Close() (Info, error) {
 	return ft.info(), nil
 }
 
-// small is the compression of everything but the lines, where a better level is cheap.
-func (w *Writer) small() compression { return compression{CodecZstd, smallLevel(w.opts.ZstdLevel)} }
-
-func smallLevel(level ZstdLevel) ZstdLevel { return max(level, ZstdDefault) }
+// small is the compression of everything but the lines, where a better level is cheap. A segment
+// that is to be written fast is written fast as a whole.
+func (w *Writer) small() compression {
+	if w.opts.Codec == CodecS2 {
+		return compression{codec: CodecS2}
+	}
+	return compression{CodecZstd, max(w.opts.ZstdLevel, ZstdDefault)}
+}
 
 func (w *Writer) writePostings(table *labelTable) error {
 	b := buildPostings(table)

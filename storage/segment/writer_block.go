@@ -222,7 +222,7 @@ func (w *Writer) endBlock() error {
 		w.buf = appendFrame(w.buf, place{k, number, uint32(ordinal)}, c, w.raw)
 		return len(w.buf) - start
 	}
-	w.raw = w.times.append(w.raw[:0], b.times, smallLevel(w.opts.ZstdLevel))
+	w.raw = w.times.append(w.raw[:0], b.times, w.small())
 	meta.times = frame(kindTimes, 0, compression{codec: CodecNone})
 	w.raw = w.lengths.append(w.raw[:0], b.offsets)
 	meta.lengths = frame(kindLengths, 0, w.small())
