@@ -2,6 +2,7 @@ package distributor
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -20,7 +21,7 @@ type metadataBuilder struct {
 }
 
 // normalise prepares the metadata of the next entry: names in normal form, values without
-// U+FFFD, no empty values, sorted, and of equal names the last one. It returns the bytes
+// U+FFFD or invalid UTF-8, no empty values, sorted, and of equal names the last one. It returns the bytes
 // of names and values.
 func (m *metadataBuilder) normalise(raw []labels.Label) (size int, err error) {
 	m.pairs = m.pairs[:0]
@@ -28,8 +29,8 @@ func (m *metadataBuilder) normalise(raw []labels.Label) (size int, err error) {
 		if p.Name, err = wire.NormalName(p.Name); err != nil {
 			return 0, fault.Wrap(fault.Internal, err)
 		}
-		if strings.Contains(p.Value, "\uFFFD") {
-			p.Value = strings.ReplaceAll(p.Value, "\uFFFD", " ")
+		if !utf8.ValidString(p.Value) || strings.Contains(p.Value, "\uFFFD") {
+			p.Value = strings.Map(blankErrors, p.Value)
 		}
 		if p.Value != "" {
 			m.insert(p)
@@ -41,6 +42,15 @@ func (m *metadataBuilder) normalise(raw []labels.Label) (size int, err error) {
 		}
 	}
 	return size, nil
+}
+
+// blankErrors turns what is no character into a space; strings.Map calls it for each byte of
+// invalid UTF-8.
+func blankErrors(r rune) rune {
+	if r == utf8.RuneError {
+		return ' '
+	}
+	return r
 }
 
 // insert puts a pair in its place, replacing one of the same name.

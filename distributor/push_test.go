@@ -207,6 +207,7 @@ func TestPush(t *testing.T) {
 
 	f("metadata", "", at(app, `["NOW","info",{"z.1":"a\ufffdb","b":"","a":"1","z--1":"last"}]`), 204, "",
 		`fake `+stream+` 0 info {a="1", detected_level="info", z_1="last"}`)
+	f("metadata that is no text", "", at(app, `["NOW","info",{"k":"a`+"\xff\xc3"+`\ufffdb"}]`), 204, "", `fake `+stream+` 0 info {detected_level="info", k="a   b"}`)
 	f("metadata not allowed", "allow_structured_metadata: false", at(app, `["NOW","a",{"a":"1"}],["NOW","info"]`), 400,
 		"stream '"+stream+"' includes structured metadata, but this feature is disallowed. Please see `limits_config.allow_structured_metadata` or contact your Loki administrator to enable it",
 		"fake "+stream+" 0 info {}")

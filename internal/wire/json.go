@@ -211,20 +211,12 @@ func hex4(p []byte) rune {
 	return rune(v)
 }
 
-// labelValue reads a string, or a number as its text.
+// labelValue reads a string, or any other value as its text.
 func (s *scanner) labelValue() ([]byte, error) {
-	if c := s.peek(); c == '-' || c >= '0' && c <= '9' {
-		return s.number(), nil
+	if s.peek() != '"' {
+		return s.raw()
 	}
 	return s.str()
-}
-
-func (s *scanner) number() []byte {
-	start := s.pos
-	for s.pos < len(s.buf) && bytes.IndexByte([]byte("+-.eE0123456789"), s.buf[s.pos]) >= 0 {
-		s.pos++
-	}
-	return s.buf[start:s.pos:s.pos]
 }
 
 // raw consumes any value and returns its text.

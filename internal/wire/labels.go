@@ -120,8 +120,8 @@ func plainName(s string) bool {
 	return true
 }
 
-// object parses {"a":"b","c":3}, a JSON object that is known to be whole. A number counts
-// as its text; the last of equal keys counts.
+// object parses {"a":"b","c":3}, a JSON object that is known to be whole. What is no
+// string counts as its text; the last of equal keys counts.
 func (lp *labelParser) object(p []byte) (labels.Labels, error) {
 	if lbs, ok := lp.objects.Get(alias(p)); ok {
 		return lbs, nil

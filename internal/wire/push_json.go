@@ -18,6 +18,8 @@ var (
 	keyEntries = []byte("entries")
 	keyTS      = []byte("ts")
 	keyLine    = []byte("line")
+	keyPairs   = []byte("structuredMetadata")
+	plus       = []byte("+")
 )
 
 // pushJSON reads {"streams":[…]}. Unknown members, and whatever follows the first value,
@@ -46,9 +48,6 @@ func (d *Decoder) pushJSON(b *Batch, legacy bool) error {
 			return nil
 		}
 		return s.array(func(int) error {
-			if s.null() {
-				return b.closeStream(labels.EmptyLabels())
-			}
 			return stream(b, &s)
 		})
 	})
@@ -76,7 +75,7 @@ func (d *Decoder) streamJSON(b *Batch, s *scanner) error {
 		return closed(err, b)
 	}
 	var lbs labels.Labels
-	if object == nil || object[0] == 'n' {
+	if object == nil {
 		lbs, err = d.labels.text([]byte("{}"))
 	} else {
 		lbs, err = d.labels.object(object)
@@ -111,16 +110,7 @@ func (b *Batch) entryJSON(s *scanner) error {
 		case 1:
 			line, err = s.str()
 		case 2:
-			if s.null() {
-				return nil
-			}
-			err = s.object(func(name []byte) error {
-				value, err := s.str()
-				if err != nil {
-					return err
-				}
-				return b.addPair(alias(name), alias(value))
-			})
+			err = b.pairsJSON(s)
 		default:
 			err = s.skip()
 		}
@@ -135,6 +125,17 @@ func (b *Batch) entryJSON(s *scanner) error {
 	return b.closePairs(pairs)
 }
 
+// pairsJSON reads {"trace_id":"abc"}.
+func (b *Batch) pairsJSON(s *scanner) error {
+	return s.object(func(name []byte) error {
+		value, err := s.str()
+		if err != nil {
+			return err
+		}
+		return b.addPair(alias(name), alias(value))
+	})
+}
+
 // timestamp reads a string that holds an integer.
 func (s *scanner) timestamp() (int64, error) {
 	text, err := s.str()
@@ -142,6 +143,9 @@ func (s *scanner) timestamp() (int64, error) {
 		return 0, err
 	}
 	ts, ok := decimal(text)
+	if !ok && bytes.HasPrefix(text, plus) {
+		return 0, s.fail("strconv.ParseInt: parsing %q: invalid syntax", text)
+	}
 	if !ok {
 		if ts, err = strconv.ParseInt(string(text), 10, 64); err != nil {
 			return 0, s.fail("%v", err)
@@ -205,6 +209,11 @@ func (b *Batch) entryLegacy(s *scanner) error {
 			ts, err = s.moment()
 		case bytes.EqualFold(name, keyLine):
 			line, err = s.str()
+		case bytes.EqualFold(name, keyPairs):
+			if s.null() {
+				return nil
+			}
+			err = b.pairsJSON(s)
 		default:
 			err = s.skip()
 		}

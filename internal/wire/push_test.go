@@ -185,10 +185,12 @@ func TestJSONLeniency(t *testing.T) {
 	ok(`{"streams":[{"stream":{"a":"b"},"values":[]}]}`, `[{{} []}]`)
 	ok(`{"streams":[{"stream":{"a":"b"},"values":null}]}`, `[{{} []}]`)
 	ok(`{"streams":[{"values":[["1","x"]],"stream":{"b":2.50,"a":"1","e":""},"y":{}}]}`, `[{{a="1", b="2.50"} [{1 x []}]}]`)
-	ok(`{"streams":[{"stream":{},"values":[null,["1","x",null],["2","y",{},4,[5]]]}]}`, `[{{} [{1 x []} {2 y []}]}]`)
+	ok(`{"streams":[{"stream":{},"values":[null,["1","x"],["2","y",{},4,[5]]]}]}`, `[{{} [{1 x []} {2 y []}]}]`)
 	ok(`{"streams":[{"stream":{"a":"b"},"values":[["-5","\u00e9\ud83d\ude00\ud800\n",{"k":"\"v\""}]]}]}`, "[{{a=\"b\"} [{-5 é😀\uFFFD\n [{k \"v\"}]}]}]")
 	ok(`{"streams":[{"stream":{"a":"1","a":"2"},"values":[["1","x"]]}]}`, `[{{a="2"} [{1 x []}]}]`)
 	ok("{\"streams\":[{\"stream\":{\"a\":\"b\"},\"values\":[[\"1\",\"raw\tcontrol\xff\"]]}]}", "[{{a=\"b\"} [{1 raw\tcontrol\xff []}]}]")
+
+	ok(`{"streams":[{"stream":{"a":true,"b":null,"c":{"d":[1]}},"values":[["1","x"]]}]}`, `[{{a="true", b="null", c="{\"d\":[1]}"} [{1 x []}]}]`)
 
 	bad := func(body, want string) {
 		t.Helper()
@@ -209,6 +211,10 @@ func TestJSONLeniency(t *testing.T) {
 	bad(`{"streams":[{"stream":{"a":"b"},"values":[["1",5]]}]}`, closing)
 	bad(`{"streams":[{"stream":{"a":"b"},"values":[["1","x","y"]]}]}`, `Value looks like object, but can't find closing '}' symbol`)
 	bad(`{"streams":[{"stream":{"a":"b"},"values":[["1","x",{"a":5}]]}]}`, closing)
+	bad(`{"streams":[{"stream":{"a":"b"},"values":[["1","x",null]]}]}`, `Value looks like object`)
+	bad(`{"streams":[{"stream":{"a":"b"},"values":[["+1","x"]]}]}`, `invalid syntax`)
+	bad(`{"streams":[{"stream":null,"values":[["1","x"]]}]}`, `Value looks like object`)
+	bad(`{"streams":[null]}`, `Value looks like object`)
 	bad(`{"streams":[{"stream":{"bad-name":"x"},"values":[["1","x"]]}]}`, `couldn't parse labels: 1:5: parse error: unexpected character inside braces: '-'`)
 	bad(`{"streams":[{"stream":{"a":"\q"},"values":[["1","x"]]}]}`, `invalid escape`)
 	bad(`{"streams":[{"stream":{"a":"b"},"values":[["1","x`, closing)
@@ -216,12 +222,12 @@ func TestJSONLeniency(t *testing.T) {
 
 func TestLegacyJSON(t *testing.T) {
 	d := newTestDecoder()
-	body := `{"streams":[{"entries":[{"ts":"2023-11-14T22:13:20.5Z","line":"a\tb"},{"line":"c","ts":"2023-11-14T23:13:20+01:00"}],"labels":"{app=\"x\"}"}]}`
+	body := `{"streams":[{"entries":[{"ts":"2023-11-14T22:13:20.5Z","line":"a\tb"},{"line":"c","ts":"2023-11-14T23:13:20+01:00","structuredMetadata":{"k":"v"}}],"labels":"{app=\"x\"}"}]}`
 	b, err := d.Push(Body{ContentType: "application/json", Legacy: true, Length: -1, Reader: strings.NewReader(body)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := fmt.Sprint(plain(b)); got != "[{{app=\"x\"} [{1700000000500000000 a\tb []} {1700000000000000000 c []}]}]" {
+	if got := fmt.Sprint(plain(b)); got != "[{{app=\"x\"} [{1700000000500000000 a\tb []} {1700000000000000000 c [{k v}]}]}]" {
 		t.Error(got)
 	}
 }
