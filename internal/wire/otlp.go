@@ -75,14 +75,14 @@ type otlpMapper struct {
 
 // otlpRecord is a log record.
 type otlpRecord struct {
-	time, observed        uint64
-	severity              int64
-	severityText          []byte
-	body                  otlpValue
-	attributes            []otlpAttribute
-	dropped, flags        uint64
-	traceID, spanID       []byte
-	traceIsHex, spanIsHex bool // JSON writes ids in hex
+	time, observed  uint64
+	severity        int64
+	severityText    []byte
+	body            otlpValue
+	attributes      []otlpAttribute
+	dropped, flags  uint64
+	traceID, spanID []byte
+	idsAreHex       bool // as JSON writes them
 }
 
 // beginResource starts the streams of a resource.
@@ -178,8 +178,16 @@ func (m *otlpMapper) addRecord(r *otlpRecord) error {
 	}
 	add("dropped_attributes_count", count(r.dropped))
 	add("flags", count(r.flags))
-	add("trace_id", id(r.traceID, r.traceIsHex))
-	add("span_id", id(r.spanID, r.spanIsHex))
+	trace, err := id("TraceID", r.traceID, r.idsAreHex, 16)
+	if err != nil {
+		return err
+	}
+	span, err := id("SpanID", r.spanID, r.idsAreHex, 8)
+	if err != nil {
+		return err
+	}
+	add("trace_id", trace)
+	add("span_id", span)
 
 	// A record that adds other labels than the one before begins another stream.
 	if !slices.Equal(s.labels, m.open) {
@@ -295,38 +303,39 @@ func (m *otlpMapper) text(v *otlpValue) (string, error) {
 	}
 	switch v.kind {
 	case otlpDouble:
-		if f := v.double; math.IsNaN(f) || math.IsInf(f, 0) {
-			return strconv.FormatFloat(f, 'g', -1, 64), nil
+		switch f := v.double; {
+		case math.IsNaN(f):
+			return "NaN", nil
+		case math.IsInf(f, 1):
+			return "Infinity", nil
+		case math.IsInf(f, -1):
+			return "-Infinity", nil
 		}
 	case otlpBytes:
 		return base64.StdEncoding.EncodeToString(v.data), nil
 	}
 	out, err := json.Marshal(v.plain())
-	if err != nil { // NaN inside an array
-		return "", fault.New(fault.Invalid, "attribute value cannot be written as JSON: %w", err)
+	if err != nil { // JSON has no infinity, and no NaN; without the value the entry is still worth keeping
+		return "", nil //nolint:nilerr
 	}
 	return string(out), nil
 }
 
-func id(raw []byte, isHex bool) string {
-	if !slices.ContainsFunc(raw, func(c byte) bool { return c != 0 && !(isHex && c == '0') }) {
-		return ""
-	}
+// id prints an id of size bytes, as nothing when there is none.
+func id(what string, raw []byte, isHex bool, size int) (string, error) {
 	if isHex {
-		return string(asciiLower(raw))
-	}
-	return hex.EncodeToString(raw)
-}
-
-func asciiLower(p []byte) []byte {
-	out := make([]byte, len(p))
-	for i, c := range p {
-		if c >= 'A' && c <= 'Z' {
-			c |= 0x20
+		var err error
+		if raw, err = hex.AppendDecode(nil, raw); err != nil {
+			return "", fault.New(fault.Invalid, "%s is not hexadecimal: %w", what, err)
 		}
-		out[i] = c
 	}
-	return out
+	if len(raw) != 0 && len(raw) != size {
+		return "", fault.New(fault.Invalid, "unmarshal: invalid %s length: %d bytes, want %d", what, len(raw), size)
+	}
+	if !slices.ContainsFunc(raw, func(c byte) bool { return c != 0 }) {
+		return "", nil
+	}
+	return hex.EncodeToString(raw), nil
 }
 
 // otlpAttribute is a KeyValue.

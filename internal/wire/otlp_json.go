@@ -22,12 +22,23 @@ func (m *otlpMapper) requestJSON() error {
 	if s.peek() == 0 {
 		return fault.New(fault.Invalid, "EOF")
 	}
+	if s.null() {
+		return nil
+	}
 	return s.object(func(name []byte) error {
 		if member(name) != "resourcelogs" {
 			return s.skip()
 		}
 		return s.list(func() error { return m.resourceJSON(&s) })
 	})
+}
+
+// text reads a string, or null for an empty one.
+func (s *scanner) text() ([]byte, error) {
+	if s.null() {
+		return nil, nil
+	}
+	return s.str()
 }
 
 // list reads an array, or null for none; a null element is skipped.
@@ -137,7 +148,7 @@ func (m *otlpMapper) scopeJSON(s *scanner) error {
 }
 
 func (m *otlpMapper) recordJSON(s *scanner) error {
-	r := otlpRecord{attributes: m.scratch[:0], traceIsHex: true, spanIsHex: true}
+	r := otlpRecord{attributes: m.scratch[:0], idsAreHex: true}
 	err := s.object(func(name []byte) (err error) {
 		switch member(name) {
 		case "timeunixnano":
@@ -147,7 +158,7 @@ func (m *otlpMapper) recordJSON(s *scanner) error {
 		case "severitynumber":
 			r.severity, err = s.severity()
 		case "severitytext":
-			r.severityText, err = s.str()
+			r.severityText, err = s.text()
 		case "body":
 			err = m.valueJSON(&r.body, s, 0)
 		case "attributes":
@@ -209,7 +220,7 @@ func (m *otlpMapper) valueJSON(v *otlpValue, s *scanner, depth int) error {
 		switch member(name) {
 		case "stringvalue":
 			v.kind = otlpString
-			v.data, err = s.str()
+			v.data, err = s.text()
 		case "boolvalue":
 			v.kind = otlpBool
 			v.integer, err = s.boolean()

@@ -127,6 +127,27 @@ func TestOTLPRules(t *testing.T) {
 	}
 }
 
+// TestOTLPOddValues: each value has a text, and none costs the entry.
+func TestOTLPOddValues(t *testing.T) {
+	for value, want := range map[string]string{
+		`{"doubleValue":"Infinity"}`:                        "Infinity",
+		`{"doubleValue":"-Infinity"}`:                       "-Infinity",
+		`{"doubleValue":"NaN"}`:                             "NaN",
+		`{"doubleValue":1e21}`:                              "1e+21",
+		`{"stringValue":null}`:                              "",
+		`{"arrayValue":{"values":[{"doubleValue":"NaN"}]}}`: "",
+		`{}`: "",
+	} {
+		got, err := decodeOTLP("application/json", "", []byte(`{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"body":`+value+`}]}]}]}`), otlpOptions())
+		if err != nil || got[0].Entries[0].Line != want {
+			t.Errorf("%s: %v %v, want %q", value, got, err, want)
+		}
+	}
+	if got, err := decodeOTLP("application/json", "", []byte("null"), otlpOptions()); err != nil || len(got) != 0 {
+		t.Errorf("null: %v %v", got, err)
+	}
+}
+
 func TestOTLPEncodingsAndErrors(t *testing.T) {
 	var z, l bytes.Buffer
 	zw, _ := zstd.NewWriter(&z)
@@ -155,6 +176,9 @@ func TestOTLPEncodingsAndErrors(t *testing.T) {
 	f("application/json", "", "", "EOF")
 	f("application/json", "", `{"resourceLogs":5}`, "Value is array")
 	f("application/json", "", `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"timeUnixNano":"x"}]}]}]}`, `parsing "x"`)
+	f("application/json", "", `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"traceId":"5b8e"}]}]}]}`, `invalid TraceID length: 2 bytes, want 16`)
+	f("application/json", "", `{"resourceLogs":[{"scopeLogs":[{"logRecords":[{"spanId":"zz"}]}]}]}`, `SpanID is not hexadecimal`)
+	f("application/x-protobuf", "", string(msg(1, msg(2, msg(2, str(10, "\x01"))))), "invalid SpanID length")
 	f("application/x-protobuf", "", "\x0a\x7f", "unexpected EOF")
 	f("application/x-protobuf", "", string(msg(1, msg(1, attr(1, "", str(1, "x"))))), "label name is empty")
 	f("application/x-protobuf", "", string(msg(1, msg(2, msg(2, msg(5, deep))))), "nest more than 64 deep")
