@@ -38,7 +38,11 @@ func (r row) stream() labels.Labels {
 	return labels.FromStrings("app", fmt.Sprintf("app-%d", r.n%3), "env", "prod")
 }
 
-func (r row) line() string { return fmt.Sprintf("row %d says hello", r.n) }
+func (r row) line() string { return fmt.Sprintf("row %d says hello, %s", r.n, r.id()) }
+
+func (r row) id() string {
+	return fmt.Sprintf("%016x%016x", uint64(r.n+1)*0xd6e8feb86659fd93, uint64(r.n+1)*0x9e3779b97f4a7c15)
+}
 
 func (r row) String() string { return fmt.Sprintf("%s %d %s", r.stream(), r.ts, r.line()) }
 

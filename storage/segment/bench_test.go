@@ -278,3 +278,16 @@ func BenchmarkNeedleKeys(b *testing.B) {
 	}
 	cpuPerGB(b, start, rawBytes(entries))
 }
+
+func BenchmarkNeedleIDs(b *testing.B) {
+	entries := benchEntries()
+	var found []uint32
+	b.SetBytes(rawBytes(entries))
+	start := cpuSeconds()
+	for b.Loop() {
+		for i := range entries {
+			found = appendIDs(found[:0], unsafeBytes(entries[i].line))
+		}
+	}
+	cpuPerGB(b, start, rawBytes(entries))
+}

@@ -364,7 +364,7 @@ func (b *block) Packed(ctx context.Context) (model.Packed, error) {
 	if b.packed != nil {
 		return b.packed, nil
 	}
-	if b.r.version < 2 || b.lines != nil {
+	if b.lines != nil {
 		return nil, nil
 	}
 	codec, body, err := b.lineFrame(ctx)

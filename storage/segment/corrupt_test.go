@@ -2,6 +2,7 @@ package segment
 
 import (
 	"context"
+	"encoding/binary"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -100,6 +101,25 @@ func TestSwappedFramesAreNoticed(t *testing.T) {
 	}
 }
 
+// An id table that names other blocks has right checksums, and hides rows.
+func TestWrongIDsAreNoticed(t *testing.T) {
+	data, _ := corruptible(t)
+	r := open(t, data)
+	off, n := r.index.groups[0].idRange(0)
+	for bit := 0; bit < 8*(n-6); bit += 5 { // all but the padding
+		bad := slices.Clone(data)
+		page := bad[off : off+int64(n)]
+		page[bit/8] ^= 1 << (bit % 8)
+		binary.LittleEndian.PutUint32(page[n-4:], checksum(place{kind: kindIDs}, page[:n-4]))
+		if _, err := Verify(t.Context(), &memory{data: bad}); fault.Of(err) != fault.Corrupt || !strings.Contains(err.Error(), "id table") && !strings.Contains(err.Error(), "needle index") {
+			t.Errorf("bit %d: %v", bit, err)
+		}
+		if _, err := readAll(t.Context(), bad); err != nil {
+			t.Errorf("bit %d, not needed: %v", bit, err)
+		}
+	}
+}
+
 // FuzzRead feeds arbitrary files to everything that reads.
 func FuzzRead(f *testing.F) {
 	data, _ := corruptible(f)
@@ -124,6 +144,10 @@ func FuzzDecoders(f *testing.F) {
 			}
 			f.Add(byte(p.at.kind), 30, raw)
 		}
+	}
+	for i := range r.index.groups {
+		off, n := r.index.groups[i].idRange(0)
+		f.Add(byte(kindIDs), r.index.groups[i].ids.entries, data[off:off+int64(n)])
 	}
 	f.Fuzz(func(t *testing.T, k byte, rows int, raw []byte) {
 		if rows <= 0 || rows > 1000 {
@@ -159,6 +183,11 @@ func FuzzDecoders(f *testing.F) {
 				for i := range x.groups {
 					_ = x.groups[i].size()
 				}
+			}
+		case kindIDs:
+			table := newIDTable(rows, 1+rows%300)
+			if len(raw) >= minIDPage {
+				_ = table.decodePage(raw, 0, func(uint64, int) bool { return true })
 			}
 		case kindFooter:
 			_, _ = decodeFooter(raw, rows, int64(len(data)))

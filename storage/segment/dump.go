@@ -62,7 +62,7 @@ func instant(ns int64) string { return time.Unix(0, ns).UTC().Format(time.RFC333
 
 func (d *dumper) head() {
 	i := d.r.Info()
-	d.printf("segment      %s, format version %d\n", i.ID, d.r.version)
+	d.printf("segment      %s, format version %d\n", i.ID, Version)
 	d.printf("tenant       %s, level %d\n", i.Tenant, i.Level)
 	if len(i.MergedFrom) > 0 {
 		d.printf("merged from  %s\n", strings.Join(i.MergedFrom, ", "))
@@ -76,13 +76,13 @@ func (d *dumper) head() {
 	d.printf("\n")
 	v := verifier{r: d.r, report: Report{Sizes: make(map[string]int64)}}
 	v.sizes()
-	for k := kindTimes; k <= kindFooter; k++ {
+	for k := kindTimes; k <= kindIDs; k++ {
 		n := v.report.Sizes[k.String()]
 		d.printf("  %-17s %10d  %5.1f %%\n", k, n, 100*float64(n)/float64(i.Size))
 	}
 	for n, g := range d.r.index.groups {
-		d.printf("needle group %d: blocks %d to %d, %d columns, %d rows, %d pages at byte %d\n",
-			n, g.firstBlock, g.firstBlock+g.blocks-1, g.columns, g.rows(), g.pages(), g.offset)
+		d.printf("needle group %d: blocks %d to %d, %d columns, %d rows, %d pages at byte %d, %d ids in %d pages\n",
+			n, g.firstBlock, g.firstBlock+g.blocks-1, g.columns, g.rows(), g.pages(), g.offset, g.ids.entries, g.ids.pages())
 	}
 }
 
@@ -164,6 +164,10 @@ func (d *dumper) parts() []part {
 		for p := range x.groups[i].pages() {
 			off, n := x.groups[i].pageRange(p)
 			out = append(out, part{title: fmt.Sprintf("needle group %d, page %d, and its checksum", i, p), off: off, n: n})
+		}
+		for p := range x.groups[i].ids.pages() {
+			off, n := x.groups[i].idRange(p)
+			out = append(out, part{title: fmt.Sprintf("needle group %d, page %d of the id table, and its checksum", i, p), off: off, n: n})
 		}
 	}
 	for i, p := range x.postings {

@@ -92,27 +92,26 @@ func appendTrailer(dst []byte, footerLen int, fileSize int64) []byte {
 	return append(dst, trailerMagic...)
 }
 
-// decodeTrailer returns the length of the footer and the version of the format.
-func decodeTrailer(b []byte, fileSize int64) (n, version int, err error) {
+// decodeTrailer returns the length of the footer.
+func decodeTrailer(b []byte, fileSize int64) (n int, err error) {
 	if string(b[20:]) != trailerMagic {
-		return 0, 0, fmt.Errorf("ends with %q, want %q: not a segment, or cut short", b[20:], trailerMagic)
+		return 0, fmt.Errorf("ends with %q, want %q: not a segment, or cut short", b[20:], trailerMagic)
 	}
 	want, got := binary.LittleEndian.Uint32(b[16:]), checksum(place{}, b[:16])
 	if got != want {
-		return 0, 0, fmt.Errorf("%w: got %08x, want %08x", errChecksum, got, want)
+		return 0, fmt.Errorf("%w: got %08x, want %08x", errChecksum, got, want)
 	}
-	version = int(binary.LittleEndian.Uint32(b[12:]))
-	if version < oldestVersion || version > Version {
-		return 0, 0, fmt.Errorf("format version %d, this program reads versions %d to %d", version, oldestVersion, Version)
+	if version := binary.LittleEndian.Uint32(b[12:]); version != Version {
+		return 0, fmt.Errorf("format version %d, this program reads version %d", version, Version)
 	}
 	if size := binary.LittleEndian.Uint64(b[4:]); size != uint64(fileSize) {
-		return 0, 0, fmt.Errorf("the file has %d bytes, want %d", fileSize, size)
+		return 0, fmt.Errorf("the file has %d bytes, want %d", fileSize, size)
 	}
 	n = int(binary.LittleEndian.Uint32(b))
 	if int64(n) > fileSize-int64(len(headerMagic))-trailerSize {
-		return 0, 0, fmt.Errorf("footer of %d bytes in a file of %d", n, fileSize)
+		return 0, fmt.Errorf("footer of %d bytes in a file of %d", n, fileSize)
 	}
-	return n, version, nil
+	return n, nil
 }
 
 // Info describes a segment.

@@ -9,15 +9,8 @@ const (
 	trailerSize = 4 + 4 + 8 + 4 + 8
 )
 
-// Version is the format version that this package writes. It reads older ones down to
-// oldestVersion.
-//
-//	1: the first.
-//	2: tokens in lines keep the rules of package packed, so lines can be searched packed.
-//	   A reader of version 1 reads the rest as before.
-const Version = 2
-
-const oldestVersion = 1
+// Version is the format version that this package reads and writes.
+const Version = 3
 
 // Limits of the format. A reader refuses larger values, so they bound what a hostile
 // file can make it allocate; a writer stays below them.
@@ -67,10 +60,11 @@ const (
 	kindStreams  kind = 8
 	kindIndex    kind = 9
 	kindFooter   kind = 10
+	kindIDs      kind = 11
 )
 
 var kindNames = [...]string{"?", "timestamp column", "length column", "metadata column", "hash column",
-	"line column", "needle index", "postings", "stream table", "block index", "footer"}
+	"line column", "needle index", "postings", "stream table", "block index", "footer", "id table"}
 
 func (k kind) String() string {
 	if int(k) < len(kindNames) {

@@ -22,7 +22,8 @@ import (
 //	    times, lengths, lines, hashes   uvarints: bytes of the columns' frames; hashes may be 0
 //	    columns    uvarint   metadata columns, then for each: uvarint name, uvarint bytes
 //	    width      uvarint   columns of the needle matrix; 0 when there is no needle index
-//	groups    uvarint     needle groups, then for each: uvarint blocks, u8 row bits
+//	groups    uvarint     needle groups, then for each: uvarint blocks, u8 row bits, uvarint
+//	                      ids, and a uvarint for each page of the id table: its bytes
 //	postings  uvarint     label names, then their lengths and bytes, then a uvarint for each:
 //	                      bytes of its frame
 //
@@ -106,6 +107,10 @@ func (x *index) append(dst []byte, minTime int64) []byte {
 		g := &x.groups[i]
 		dst = binary.AppendUvarint(dst, uint64(g.blocks))
 		dst = append(dst, byte(g.rowBits))
+		dst = binary.AppendUvarint(dst, uint64(g.ids.entries))
+		for p := range g.ids.pages() {
+			dst = binary.AppendUvarint(dst, uint64(g.ids.offsets[p+1]-g.ids.offsets[p]-minIDPage))
+		}
 	}
 	return x.appendPostings(dst)
 }
@@ -199,16 +204,24 @@ func (x *index) decodeBlock(f *fields, i int, at *blockCursor) error {
 }
 
 func (x *index) decodeGroups(f *fields) error {
-	n := f.count(2, "needle groups")
+	n := f.count(3, "needle groups")
 	x.groups = make([]group, 0, n)
 	block := 0
 	for i := range n {
 		g := group{firstBlock: block, blocks: int(f.upTo(uint64(len(x.blocks)-block), "blocks")), rowBits: uint(f.byte())}
+		entries := int(f.upTo(maxIDEntries, "ids"))
 		if f.err != nil {
 			return f.err
 		}
 		if g.blocks == 0 || g.rowBits > groupRowBits {
 			return fmt.Errorf("needle group %d: %d blocks, %d row bits", i, g.blocks, g.rowBits)
+		}
+		if entries/idPageEntries > len(f.b) {
+			return fmt.Errorf("needle group %d: %d ids in %d bytes", i, entries, len(f.b))
+		}
+		g.ids = newIDTable(entries, g.blocks)
+		for range g.ids.pages() {
+			g.ids.offsets = append(g.ids.offsets, g.ids.size()+int64(minIDPage+f.upTo(maxIDPage, "id page")))
 		}
 		for k := block; k < block+g.blocks; k++ {
 			b := &x.blocks[k]

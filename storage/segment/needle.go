@@ -27,10 +27,9 @@ import (
 // alone, so the proof stands; and words keep the short grams, so needles of seven
 // letters are found too.
 //
-// Metadata pairs are keyed as wholes: metadataKeys hashes of name, 0, lowered value.
+// Long ids and metadata pairs are looked up in another way, see idTable.
 const (
-	gramWindow   = 4 // neighbouring grams of which one becomes a key
-	metadataKeys = 6 // one bit passes a third of all blocks, six pass one in a thousand
+	gramWindow = 4 // neighbouring grams of which one becomes a key
 	// keyBits is the width of a key. More would only matter for blocks with millions.
 	keyBits = 21
 	// maxLookupKeys is how many keys of a needle are looked up. Sixteen already pass less
@@ -342,54 +341,58 @@ var gramMasks = [2]uint64{shortGram, longGram}
 // bytes.
 func gram(text uint64, digits uint32) uint64 { return gramHash(text & gramMasks[digits&1]) }
 
-// addMetadata adds the keys of a metadata pair.
-func (s *needleSet) addMetadata(name string, value []byte) {
-	for _, key := range pairKeys(name, value) {
-		s.add(key)
-	}
-}
-
-func pairKeys(name string, value []byte) [metadataKeys]uint32 {
+// pairItem is the item of a metadata pair.
+func pairItem(name string, value []byte) uint32 {
 	var buf [128]byte
 	b := append(buf[:0], name...)
 	b = append(b, 0)
 	for _, c := range value {
 		b = append(b, byte(byteClass[c]))
 	}
-	h := xxhash.Sum64(b)
-	step := h>>32 | 1
-	var keys [metadataKeys]uint32
-	for i := range keys {
-		keys[i] = gramKey(h)
-		h += step
-	}
-	return keys
+	return itemOf(xxhash.Sum64(b))
 }
 
 // lineKeys returns the keys that every line containing text has, at most maxLookupKeys
-// different ones. No keys means that the index cannot tell.
+// different ones, those of digits first: fewer blocks have them than the grams of words. No
+// keys means that the index cannot tell.
 func lineKeys(text string) []uint32 {
-	var keys []uint32
-	var hashes []uint64
+	var digits, words []uint32
+	type gram struct {
+		hash uint64
+		long bool
+	}
+	var grams []gram
 	for i := 0; i+4 <= len(text); i++ {
-		h := gramAt(text[i:])
-		hashes = append(hashes, h)
+		h, long := gramAt(text[i:])
+		grams = append(grams, gram{h, long})
 	}
-	for i := 0; i+gramWindow <= len(hashes) && len(keys) < maxLookupKeys; i++ {
-		least, whole := undefined, true
-		for _, h := range hashes[i : i+gramWindow] {
-			least = min(least, h)
-			whole = whole && h != undefined
+	for i := 0; i+gramWindow <= len(grams) && len(digits) < maxLookupKeys; i++ {
+		least, whole := grams[i], true
+		for _, g := range grams[i : i+gramWindow] {
+			if g.hash < least.hash {
+				least = g
+			}
+			whole = whole && g.hash != undefined
 		}
-		if whole {
-			keys = addKey(keys, gramKey(least))
+		switch {
+		case !whole:
+		case least.long:
+			digits = addKey(digits, gramKey(least.hash))
+		case len(words) < maxLookupKeys:
+			words = addKey(words, gramKey(least.hash))
 		}
 	}
-	return keys
+	for _, key := range words {
+		if len(digits) < maxLookupKeys {
+			digits = addKey(digits, key)
+		}
+	}
+	return digits
 }
 
-// gramAt returns the hash of the gram at the beginning of text, which has four bytes.
-func gramAt(text string) uint64 {
+// gramAt returns the hash of the gram at the beginning of text, which has four bytes, and
+// whether it is a long one.
+func gramAt(text string) (hash uint64, long bool) {
 	var gram uint64
 	hex := true
 	for i := range min(6, len(text)) {
@@ -400,12 +403,12 @@ func gramAt(text string) uint64 {
 		}
 	}
 	if !hex {
-		return gramHash(gram & shortGram)
+		return gramHash(gram & shortGram), false
 	}
 	if len(text) < 6 {
-		return undefined
+		return undefined, true
 	}
-	return gramHash(gram)
+	return gramHash(gram), true
 }
 
 func addKey(keys []uint32, key uint32) []uint32 {
@@ -417,15 +420,14 @@ func addKey(keys []uint32, key uint32) []uint32 {
 	return append(keys, key)
 }
 
-// needleKeys returns the keys that every row matching the needle has; none when the
+// needleKeys returns keys and items that every row matching the needle has. Without either the
 // index cannot tell.
-func needleKeys(n model.Needle) []uint32 {
+func needleKeys(n model.Needle) (keys, items []uint32) {
 	switch {
 	case n.Text == "":
-		return nil // occurs everywhere; as metadata: an absent key
-	case n.Name == "":
-		return lineKeys(n.Text)
+		return nil, nil // occurs everywhere; as metadata: an absent key
+	case n.Name != "":
+		return nil, []uint32{pairItem(n.Name, []byte(n.Text))}
 	}
-	keys := pairKeys(n.Name, []byte(n.Text))
-	return keys[:]
+	return lineKeys(n.Text), needleIDs(n.Text)
 }

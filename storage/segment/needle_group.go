@@ -22,10 +22,10 @@ const (
 	minRowBits   = 6  // for segments with little in them
 	maxWidth     = 1 << (keyBits - groupRowBits)
 	pageBytes    = 256
-	// A group ends when it has this many blocks or this many bytes of bits, which is what a
-	// writer keeps in memory. A gigabyte of lines needs about 8 MiB.
+	// A group ends when it has this many blocks or this many bytes of bits and ids, which is
+	// what a writer keeps in memory. A gigabyte of lines needs about 20 MiB.
 	maxGroupBlocks = 1 << 14
-	maxGroupBytes  = 12 << 20
+	maxGroupBytes  = 16 << 20
 )
 
 // group describes a needle group; it stands in the block index.
@@ -36,6 +36,7 @@ type group struct {
 	rowBits    uint
 	columns    int // the sum of the blocks' widths
 	pageRows   int
+	ids        idTable // behind the matrix
 }
 
 func (g *group) rows() int  { return 1 << g.rowBits }
@@ -50,10 +51,19 @@ func (g *group) pageRange(i int) (off int64, n int) {
 // fullPage is the size of every page but perhaps the last.
 func (g *group) fullPage() int { return (g.pageRows*g.columns+7)/8 + 4 }
 
-func (g *group) size() int64 {
+// matrixSize is what all pages of the matrix take.
+func (g *group) matrixSize() int64 {
 	off, n := g.pageRange(g.pages() - 1)
 	return off + int64(n) - g.offset
 }
+
+// idRange returns where a page of the id table lies in the file, checksum included.
+func (g *group) idRange(i int) (off int64, n int) {
+	from, to := g.ids.offsets[i], g.ids.offsets[i+1]
+	return g.offset + g.matrixSize() + from, int(to - from)
+}
+
+func (g *group) size() int64 { return g.matrixSize() + g.ids.size() }
 
 // pageRowsFor returns how many rows of so many bits make a page.
 func pageRowsFor(columns int, rowBits uint) int {
@@ -96,10 +106,12 @@ func checkPage(page []byte, at place) error {
 	return nil
 }
 
-// groupBuilder collects the cells of blocks until the group is written.
+// groupBuilder collects the cells of blocks, and the ids of their rows, until the group is
+// written.
 type groupBuilder struct {
 	blocks []cells
 	bytes  int
+	ids    idBuilder
 }
 
 func (b *groupBuilder) add(c cells) {
@@ -108,7 +120,7 @@ func (b *groupBuilder) add(c cells) {
 }
 
 func (b *groupBuilder) full() bool {
-	return len(b.blocks) >= maxGroupBlocks || b.bytes >= maxGroupBytes
+	return len(b.blocks) >= maxGroupBlocks || b.bytes+8*len(b.ids.entries) >= maxGroupBytes
 }
 
 // append appends the group's pages to dst and describes it. number is the group's place
@@ -127,6 +139,7 @@ func (b *groupBuilder) append(dst []byte, number uint32) ([]byte, group) {
 		dst = binary.LittleEndian.AppendUint32(dst, checksum(at, dst[start:]))
 	}
 	b.blocks, b.bytes = b.blocks[:0], 0
+	dst, g.ids = b.ids.append(dst, number, g.blocks)
 	return dst, g
 }
 

@@ -13,9 +13,9 @@ import (
 // A request's needles are a conjunction of disjunctions. For each needle the keys are
 // computed once; a clause with a needle that the index cannot judge excludes nothing.
 
-// lookup is a needle with its keys.
+// lookup is a needle with its keys and items. The items are asked for when there are some.
 type lookup struct {
-	keys []uint32
+	keys, items []uint32
 	// column is the number of the metadata name that a block must have; -1 for lines, and
 	// absent when no block of the segment has it.
 	column int
@@ -29,14 +29,15 @@ func (r *Reader) clauses(needles []model.Needles) [][]lookup {
 	for _, clause := range needles {
 		var alternatives []lookup
 		for _, n := range clause {
-			l := lookup{keys: needleKeys(n), column: -1}
+			l := lookup{column: -1}
+			l.keys, l.items = needleKeys(n)
 			if n.Name != "" && n.Text != "" {
 				l.column = absent
 				if i, ok := slices.BinarySearch(r.index.names, n.Name); ok {
 					l.column = i
 				}
 			}
-			if len(l.keys) == 0 {
+			if len(l.keys)+len(l.items) == 0 {
 				alternatives = nil
 				break
 			}
@@ -49,12 +50,13 @@ func (r *Reader) clauses(needles []model.Needles) [][]lookup {
 	return out
 }
 
-// pruneNeedles returns those of the blocks in which all needles may occur.
+// fewBlocks are so few that reading them costs less than to ask the matrix about them.
+const fewBlocks = 8
+
+// pruneNeedles returns those of the blocks in which all needles may occur. Clauses that the id
+// tables can judge come first, since hardly a block is left behind them.
 func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, blocks []int, stats *model.Stats) ([]int, error) {
 	clauses := r.clauses(needles)
-	if len(clauses) == 0 || len(blocks) == 0 {
-		return blocks, nil
-	}
 	blocks = slices.DeleteFunc(blocks, func(i int) bool {
 		for _, clause := range clauses {
 			if !slices.ContainsFunc(clause, func(l lookup) bool { return r.hasColumn(i, l.column) }) {
@@ -63,21 +65,50 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 		}
 		return false
 	})
+	var certain, others [][]lookup
+	for _, clause := range clauses {
+		if slices.ContainsFunc(clause, func(l lookup) bool { return len(l.items) == 0 }) {
+			others = append(others, clause)
+		} else {
+			certain = append(certain, clause)
+		}
+	}
+	blocks, err := r.pruneBy(ctx, certain, blocks, stats)
+	if err != nil || len(certain) > 0 && len(blocks) <= fewBlocks {
+		return blocks, err
+	}
+	// The id is in many lines, or what makes the item is: ids may have much in common, as those
+	// that begin with the time have. The matrix knows more of them.
+	for _, clause := range certain {
+		clause = slices.Clone(clause)
+		for i := range clause {
+			clause[i].items = nil
+		}
+		if !slices.ContainsFunc(clause, func(l lookup) bool { return len(l.keys) == 0 }) {
+			others = append(others, clause)
+		}
+	}
+	return r.pruneBy(ctx, others, blocks, stats)
+}
+
+// pruneBy returns those of the blocks that may satisfy all clauses.
+func (r *Reader) pruneBy(ctx context.Context, clauses [][]lookup, blocks []int, stats *model.Stats) ([]int, error) {
+	if len(clauses) == 0 || len(blocks) == 0 {
+		return blocks, nil
+	}
 	groups, err := r.needleGroups(ctx, blocks, clauses, stats)
 	if err != nil {
 		return nil, err
 	}
-	var probes [][]probe
-	current := -1
+	answers := make(map[int][]answer)
+	for number, rows := range groups {
+		if answers[number], err = rows.answers(clauses); err != nil {
+			return nil, r.corrupt(fmt.Sprintf("%s, group %d", kindIDs, number), err)
+		}
+	}
 	return slices.DeleteFunc(blocks, func(i int) bool {
 		b := &r.index.blocks[i]
-		if b.width == 0 {
-			return false // a block without needles
-		}
-		if b.group != current {
-			current, probes = b.group, groups[b.group].probes(clauses)
-		}
-		return !r.mayHold(i, clauses, probes)
+		return b.width > 0 && !r.mayHold(i, clauses, answers[b.group]) // without a width it has no needles
 	}), nil
 }
 
@@ -105,23 +136,39 @@ func (r *Reader) hasColumn(block, column int) bool {
 	return ok
 }
 
-// mayHold reports whether a block has all keys of one alternative of each clause. Probes
-// are those of the clauses, one after the other.
-func (r *Reader) mayHold(block int, clauses [][]lookup, probes [][]probe) bool {
+// mayHold reports whether a block may hold one alternative of each clause. Answers are those
+// of the block's group to the clauses' lookups, one after the other.
+func (r *Reader) mayHold(block int, clauses [][]lookup, answers []answer) bool {
 	b := &r.index.blocks[block]
+	first := r.index.groups[b.group].firstBlock
 	for _, clause := range clauses {
 		found := false
 		for i := range clause {
-			if !found && allSet(b, probes[i]) && r.hasColumn(block, clause[i].column) {
+			if !found && answers[i].holds(b, block-first) && r.hasColumn(block, clause[i].column) {
 				found = true
 			}
 		}
 		if !found {
 			return false
 		}
-		probes = probes[len(clause):]
+		answers = answers[len(clause):]
 	}
 	return true
+}
+
+// answer is what a group says to a lookup: the blocks that its id table names, or the rows of
+// the matrix for its keys.
+type answer struct {
+	hits   []uint64 // a bit for each block of the group; nil when the matrix is asked
+	probes []probe
+}
+
+// holds reports whether a block, the number-th of its group, may hold what was looked up.
+func (a *answer) holds(b *blockMeta, number int) bool {
+	if a.hits != nil {
+		return a.hits[number>>6]>>(number&63)&1 != 0
+	}
+	return allSet(b, a.probes)
 }
 
 // probe is one key of a needle in a group: the page that has its row, the bit at which the
@@ -133,20 +180,48 @@ type probe struct {
 	shift uint
 }
 
-// probes finds the rows of the lookups' keys. A lookup in a column that no block has gets
-// none, which is why mayHold asks for the column too.
-func (n *needleRows) probes(clauses [][]lookup) [][]probe {
-	var out [][]probe
+// answers answers the lookups of the clauses. To one in a column that no block has anything
+// will do, because mayHold asks for the column too.
+func (n *needleRows) answers(clauses [][]lookup) ([]answer, error) {
+	var out []answer
 	for _, clause := range clauses {
 		for _, l := range clause {
-			if l.column == absent {
-				out = append(out, nil)
-				continue
+			switch {
+			case l.column == absent:
+				out = append(out, answer{})
+			case len(l.items) == 0:
+				out = append(out, answer{probes: n.probesOf(l.keys)})
+			default:
+				hits, err := n.find(l.items)
+				if err != nil {
+					return nil, err
+				}
+				out = append(out, answer{hits: hits})
 			}
-			out = append(out, n.probesOf(l.keys))
 		}
 	}
-	return out
+	return out, nil
+}
+
+// find returns a bit for each block of the group: whether it may have all items.
+func (n *needleRows) find(items []uint32) ([]uint64, error) {
+	t := &n.group.ids
+	var all []uint64
+	for _, item := range items {
+		hits := make([]uint64, (n.group.blocks+63)/64)
+		if t.entries > 0 {
+			if err := t.find(n.ids[t.page(item)], item, hits); err != nil {
+				return nil, err
+			}
+		}
+		if all == nil {
+			all = hits
+		}
+		for i := range hits {
+			all[i] &= hits[i]
+		}
+	}
+	return all, nil
 }
 
 func (n *needleRows) probesOf(keys []uint32) []probe {
@@ -171,36 +246,57 @@ func allSet(b *blockMeta, probes []probe) bool {
 	return true
 }
 
-// needleRows are the pages of a group that hold the rows of some keys.
+// needleRows are pages of a group: those of the matrix that hold the rows of some keys, and
+// those of the id table that hold some items.
 type needleRows struct {
-	group *group
-	pages map[int][]byte
+	group      *group
+	pages, ids map[int][]byte
 }
 
-// needleRows has the pages of a group fetched that the clauses need, neighbours in one
-// request. They are there when fetches are done.
+func newNeedleRows(g *group) *needleRows {
+	return &needleRows{group: g, pages: make(map[int][]byte), ids: make(map[int][]byte)}
+}
+
+// needleRows has the pages of a group fetched that the clauses need. They are there when fetches
+// are done.
 func (r *Reader) needleRows(ctx context.Context, fetches *errgroup.Group, number int, clauses [][]lookup, stats *model.Stats) *needleRows {
 	g := &r.index.groups[number]
-	rows := &needleRows{group: g, pages: make(map[int][]byte)}
-	var wanted []int
+	rows := newNeedleRows(g)
+	var pages, ids []int
 	for _, clause := range clauses {
 		for _, l := range clause {
 			if l.column == absent {
 				continue
 			}
+			for _, item := range l.items {
+				if g.ids.entries > 0 {
+					ids = append(ids, g.ids.page(item))
+				}
+			}
 			for _, key := range l.keys {
-				wanted = append(wanted, int(key>>(keyBits-g.rowBits))/g.pageRows)
+				if len(l.items) == 0 {
+					pages = append(pages, int(key>>(keyBits-g.rowBits))/g.pageRows)
+				}
 			}
 		}
 	}
+	r.fetchPages(ctx, fetches, ids, rows.ids, place{kind: kindIDs, block: uint32(number)}, g.idRange, stats)
+	r.fetchPages(ctx, fetches, pages, rows.pages, place{kind: kindNeedles, block: uint32(number)}, g.pageRange, stats)
+	return rows
+}
+
+// fetchPages has pages fetched, neighbours in one request, and put into the map at once, to be
+// filled until fetches are done.
+func (r *Reader) fetchPages(ctx context.Context, fetches *errgroup.Group, wanted []int, into map[int][]byte,
+	at place, where func(page int) (off int64, n int), stats *model.Stats) {
 	slices.Sort(wanted)
 	wanted = slices.Compact(wanted)
 	for len(wanted) > 0 {
 		n := 1
-		start, size := g.pageRange(wanted[0])
+		start, size := where(wanted[0])
 		end := start + int64(size)
 		for n < len(wanted) {
-			off, size := g.pageRange(wanted[n])
+			off, size := where(wanted[n])
 			if off-end > int64(r.opts.MaxGap)/16 {
 				break
 			}
@@ -210,21 +306,21 @@ func (r *Reader) needleRows(ctx context.Context, fetches *errgroup.Group, number
 		pages, buf := wanted[:n], make([]byte, end-start)
 		wanted = wanted[n:]
 		for _, p := range pages {
-			off, size := g.pageRange(p)
-			rows.pages[p] = buf[off-start:][:size]
+			off, size := where(p)
+			into[p] = buf[off-start:][:size]
 		}
 		fetches.Go(func() error {
 			if err := r.read(ctx, buf, start, stats); err != nil {
 				return err
 			}
 			for _, p := range pages {
-				off, size := g.pageRange(p)
-				if err := checkPage(buf[off-start:][:size], place{kindNeedles, uint32(number), uint32(p)}); err != nil {
-					return r.corrupt(fmt.Sprintf("needle index, group %d, page %d", number, p), err)
+				off, size := where(p)
+				page := place{at.kind, at.block, uint32(p)}
+				if err := checkPage(buf[off-start:][:size], page); err != nil {
+					return r.corrupt(fmt.Sprintf("%s, group %d, page %d", at.kind, at.block, p), err)
 				}
 			}
 			return nil
 		})
 	}
-	return rows
 }

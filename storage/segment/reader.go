@@ -31,10 +31,8 @@ type Reader struct {
 	opts   ReaderOptions
 	footer *footer
 	index  *index
-	// version of the format that the file is written in.
-	version int
-	tail    []byte // the end of the file, from tailOff on, as Open read it
-	tailAt  int64
+	tail   []byte // the end of the file, from tailOff on, as Open read it
+	tailAt int64
 
 	mu struct {
 		sync.Mutex
@@ -73,11 +71,10 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	if err := r.extendTail(ctx, max(0, size-min(max(size/tailShare, minTail), maxTail)), size); err != nil {
 		return nil, err
 	}
-	n, version, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
+	n, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
 	if err != nil {
 		return nil, corrupt(src, "trailer", err)
 	}
-	r.version = version
 	raw, err := r.section(ctx, kindFooter, 0, size-trailerSize-int64(n), n, nil)
 	if err == nil {
 		r.footer, err = decodeFooter(raw, n, size)

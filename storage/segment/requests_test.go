@@ -47,7 +47,8 @@ func TestNeedlePagesAreFetchedAtOnce(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	req := &model.Request{Range: allTime, Needles: []model.Needles{{{Text: strings.Repeat("no such id", 2) + "4bf92f3577b34da6a3ce929d0e0e4736"}}}, Stats: new(model.Stats)}
+	// With one digit more it would be an id.
+	req := &model.Request{Range: allTime, Needles: []model.Needles{{{Text: strings.Repeat("no such text", 2) + "4bf92f3577b34da6a3ce929d0e0e473"}}}, Stats: new(model.Stats)}
 	if _, err := r.Select(ctx, req); err != nil {
 		t.Fatal(err)
 	}
@@ -59,6 +60,96 @@ func TestNeedlePagesAreFetchedAtOnce(t *testing.T) {
 	g.opened = make(chan struct{})
 	if _, err := r.Select(ctx, req); err != nil {
 		t.Errorf("%d of %d requests were under way at once: %v", g.waiting.Load(), g.want, err)
+	}
+}
+
+// An id takes one request of about a kilobyte, whether it is there or not, and whatever else is
+// asked for; so does a metadata pair.
+func TestAnIDTakesOneRequest(t *testing.T) {
+	var entries []entry
+	id := func(i int) string {
+		return fmt.Sprintf("%016x%016x", uint64(i+1)*0xd6e8feb86659fd93, uint64(i)*0x9e3779b97f4a7c15)
+	}
+	for i := range 20000 {
+		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i),
+			metadata: labels.FromStrings("span_id", id(i)[5:21])})
+	}
+	src := &memory{data: write(t, WriterOptions{BlockBytes: 8 << 10}, entries)}
+	r, err := Open(t.Context(), src, ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Select(t.Context(), &model.Request{Range: allTime}); err != nil { // stream table
+		t.Fatal(err)
+	}
+	text := func(s string) model.Needles { return model.Needles{{Text: s}} }
+	in, twice := 0, 0
+	for i := range 100 {
+		for name, needles := range map[string][]model.Needles{
+			"line":           {text(id(100 * i))},
+			"upper case":     {{{Text: strings.ToUpper(id(100 * i)), Fold: true}}},
+			"line and words": {text("a request came in"), text("request=" + id(100*i))},
+			"metadata":       {{{Name: "span_id", Text: id(100 * i)[5:21]}}},
+			"either":         {{{Text: "00" + id(100*i)}, {Name: "span_id", Text: id(100 * i)[5:21]}}},
+			"absent":         {text(id(30000 + i))},
+			"pair, absent":   {{{Name: "span_id", Text: id(30000 + i)}}},
+		} {
+			stats := new(model.Stats)
+			part, err := r.Select(t.Context(), &model.Request{Range: allTime, Needles: needles, Stats: stats})
+			if err != nil {
+				t.Fatal(err)
+			}
+			found := 0
+			for _, b := range part.Blocks {
+				for _, run := range b.Runs() {
+					if first := b.(*block).meta.row; first+int64(run.Start) <= int64(100*i) && int64(100*i) < first+int64(run.End) {
+						found++
+					}
+				}
+				b.Release()
+			}
+			if absent := strings.Contains(name, "absent"); !absent && found != 1 {
+				t.Errorf("%s: the row is not in the %d blocks", name, len(part.Blocks))
+			} else if absent {
+				in += len(part.Blocks)
+			} else {
+				in += len(part.Blocks) - 1
+			}
+			requests, size := stats.FetchRequests.Load(), stats.BytesFetched.Load()
+			if requests > 1 {
+				twice++ // the other alternative's page
+			}
+			if most := map[bool]int64{true: 2, false: 1}[name == "either"]; requests > most || size > 8<<10 {
+				t.Errorf("%s: %d requests for %d bytes", name, requests, size)
+			}
+		}
+	}
+	if in > 60 || twice == 0 {
+		t.Errorf("700 lookups found %d blocks in vain, %d took two requests", in, twice)
+	}
+}
+
+// UUIDs of version 1 have a machine and hours of its time in common. Where their table names many
+// blocks, the matrix is asked too.
+func TestIDsWithMuchInCommon(t *testing.T) {
+	var entries []entry
+	id := func(i int) string { return fmt.Sprintf("%08x-0bad-11ee-be56-0242ac120002", uint32(i+1)*0x9e3779b9) }
+	for i := range 20000 {
+		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i)})
+	}
+	r := open(t, write(t, WriterOptions{BlockBytes: 8 << 10}, entries))
+	blocks := 0
+	for i := range 100 {
+		part, err := r.Select(t.Context(), &model.Request{Range: allTime, Needles: []model.Needles{{{Text: id(100 * i)}}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if blocks += len(part.Blocks); len(part.Blocks) == 0 {
+			t.Errorf("%s is not found", id(100*i))
+		}
+	}
+	if blocks > 100*len(r.index.blocks)/4 {
+		t.Errorf("100 lookups found %d blocks of %d", blocks, len(r.index.blocks))
 	}
 }
 

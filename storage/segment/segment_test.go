@@ -215,7 +215,9 @@ func randomLine(rng *rand.Rand) string {
 	var b strings.Builder
 	for range rng.IntN(8) {
 		b.WriteString(words[rng.IntN(len(words))])
-		switch rng.IntN(5) {
+		switch rng.IntN(6) {
+		case 5:
+			fmt.Fprintf(&b, "00-%016x%016X-%016x-01", rng.Uint64(), rng.Uint64(), rng.Uint64())
 		case 4:
 			fmt.Fprintf(&b, "%08x-%04x-4444-%04x-%012x", rng.Uint32(), rng.IntN(1<<16), rng.IntN(1<<16), rng.Uint64()>>16)
 		case 0:

@@ -3,8 +3,10 @@ package segment
 import (
 	"bytes"
 	"fmt"
+	"math/bits"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -118,9 +120,10 @@ func TestNeedlesNeverHideARow(t *testing.T) {
 	}
 }
 
-// Every substring of a line must have only keys that the line has.
+// Every substring of a line must have only keys and items that the line has.
 func FuzzNeedleKeys(f *testing.F) {
 	f.Add([]byte("trace_id=4bf92f3577b34da6a3ce929d0e0e4736 GET /"), 3, 20)
+	f.Add([]byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), 3, 50)
 	f.Add([]byte("ABCDEF0123"), 0, 9)
 	f.Fuzz(func(t *testing.T, line []byte, from, to int) {
 		if from < 0 || to > len(line) || from > to {
@@ -134,7 +137,110 @@ func FuzzNeedleKeys(f *testing.F) {
 				t.Fatalf("%q lacks a key of %q", line, line[from:to])
 			}
 		}
+		items := appendIDs(nil, line)
+		for _, item := range appendIDs(nil, line[from:to]) {
+			if !slices.Contains(items, item) {
+				t.Fatalf("%q lacks an item of %q", line, line[from:to])
+			}
+		}
 	})
+}
+
+// The scan must find what the definition says: of each 32 digits, other than those in between
+// dashes, the gram of 16 with the least hash.
+func TestIDsAreTheMinima(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	alphabet := []byte("0123456789abcdefABCDEF----/gX \xff")
+	runs := 0
+	for range 20000 {
+		line := make([]byte, rng.IntN(150))
+		ids := rng.IntN(40) * 4
+		for i := range line {
+			line[i] = alphabet[rng.IntN(22)]
+			if rng.IntN(1+ids) == 0 {
+				line[i] = alphabet[rng.IntN(len(alphabet))]
+			}
+		}
+		want := make(map[uint32]bool)
+		for _, run := range strings.FieldsFunc(string(line), func(c rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-", c) }) {
+			digits := strings.ReplaceAll(run, "-", "")
+			for i := 0; i+32 <= len(digits); i++ {
+				least := undefined
+				for k := i; k+16 <= i+32; k++ {
+					v, err := strconv.ParseUint(digits[k:k+16], 16, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					least = min(least, idHash(v))
+				}
+				want[itemOf(least)] = true
+				runs++
+			}
+		}
+		got := make(map[uint32]bool)
+		for _, item := range appendIDs(nil, line) {
+			got[item] = true
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%q (-want +got):\n%s", line, diff)
+		}
+	}
+	if runs < 10000 {
+		t.Errorf("only %d ids", runs)
+	}
+}
+
+// A table finds every entry, popular items too, and little else.
+func TestIDTable(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for range 60 {
+		blocks := 1 + rng.IntN(3000)
+		var b idBuilder
+		want := make(map[idEntry]bool)
+		popular := rng.Uint32()
+		for range rng.IntN(1 << (1 + rng.IntN(14))) {
+			item := rng.Uint32()
+			if rng.IntN(5) == 0 {
+				item = popular
+			}
+			e := idEntry(item)<<32 | idEntry(rng.IntN(blocks))
+			b.add(e.item(), e.block())
+			want[e] = true
+		}
+		data, table := b.append(nil, 7, blocks)
+		if int64(len(data)) != table.size() || table.entries != len(want) {
+			t.Fatalf("%d entries in %d bytes, want %d in %d", table.entries, table.size(), len(want), len(data))
+		}
+		find := func(item uint32) []uint64 {
+			hits := make([]uint64, (blocks+63)/64)
+			p := table.page(item)
+			page := data[table.offsets[p]:table.offsets[p+1]]
+			if err := checkPage(page, place{kindIDs, 7, uint32(p)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := table.find(page, item, hits); err != nil {
+				t.Fatal(err)
+			}
+			return hits
+		}
+		for e := range want {
+			if find(e.item())[e.block()>>6]>>(e.block()&63)&1 == 0 {
+				t.Fatalf("%d blocks, %d entries: %x is missing", blocks, len(want), e)
+			}
+		}
+		if len(want) == 0 {
+			continue
+		}
+		wrong := 0
+		for range 1000 {
+			for _, w := range find(rng.Uint32()) {
+				wrong += bits.OnesCount64(w)
+			}
+		}
+		if wrong > 60 {
+			t.Errorf("%d entries: 1000 other items found %d blocks", len(want), wrong)
+		}
+	}
 }
 
 // What addLine finds, eight windows at a time and without those it has seen in lines before, must be
@@ -166,7 +272,8 @@ func TestNeedleKeysAreTheMinima(t *testing.T) {
 			for i := 0; i+4+gramWindow-1 <= len(line); i++ {
 				least := undefined
 				for k := range gramWindow {
-					least = min(least, gramAt(string(line[i+k:])))
+					h, _ := gramAt(string(line[i+k:]))
+					least = min(least, h)
 				}
 				if least != undefined {
 					want.add(gramKey(least))

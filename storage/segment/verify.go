@@ -22,7 +22,11 @@ type Report struct {
 	Problems []error
 }
 
-const maxProblems = 100
+const (
+	maxProblems = 100
+	// blockNumberBits hold the number of a block in its group.
+	blockNumberBits = 31
+)
 
 // Verify reads a whole segment and checks all that can be checked: every checksum, the
 // order and uniqueness of rows, the counts of streams and blocks, bounds of time, row
@@ -47,6 +51,8 @@ type verifier struct {
 	report  Report
 	needles []*needleRows // by group
 	keys    *needleSet
+	ids     [][]idEntry // by group, each a position and, in the low blockNumberBits, a block
+	items   []uint32
 	streams []streamEntry // as the rows say
 	same    sameTime      // over the rows of equal time
 	last    blockBuilder
@@ -117,7 +123,8 @@ func (v *verifier) sizes() {
 		}
 	}
 	for i := range x.groups {
-		s[kindNeedles.String()] += x.groups[i].size()
+		s[kindNeedles.String()] += x.groups[i].matrixSize()
+		s[kindIDs.String()] += x.groups[i].ids.size()
 	}
 	for _, p := range x.postings {
 		s[kindPostings.String()] += int64(p.length)
@@ -177,9 +184,10 @@ func (v *verifier) checkPostings(ctx context.Context) error {
 // readNeedles reads all needle groups.
 func (v *verifier) readNeedles(ctx context.Context) error {
 	v.needles = make([]*needleRows, len(v.r.index.groups))
+	v.ids = make([][]idEntry, len(v.r.index.groups))
 	for i := range v.r.index.groups {
 		g := &v.r.index.groups[i]
-		rows := &needleRows{group: g, pages: make(map[int][]byte)}
+		rows := newNeedleRows(g)
 		buf := make([]byte, g.size())
 		if err := v.r.read(ctx, buf, g.offset, nil); err != nil {
 			return err
@@ -193,8 +201,42 @@ func (v *verifier) readNeedles(ctx context.Context) error {
 				v.needles[i] = nil // its keys need not be compared
 			}
 		}
+		for p := range g.ids.pages() {
+			off, n := g.idRange(p)
+			page := buf[off-g.offset:][:n]
+			err := checkPage(page, place{kindIDs, uint32(i), uint32(p)})
+			if err == nil {
+				err = v.readIDs(i, page, p)
+			}
+			if err != nil {
+				v.problemf(fmt.Sprintf("%s, group %d, page %d", kindIDs, i, p), "%w", err)
+				v.needles[i] = nil
+			}
+		}
+		slices.Sort(v.ids[i])
+		if n := len(v.ids[i]); n != g.ids.entries && v.needles[i] != nil {
+			v.problemf(fmt.Sprintf("%s, group %d", kindIDs, i), "%d entries, the block index says %d", n, g.ids.entries)
+		}
 	}
 	return nil
+}
+
+// readIDs takes over the entries of a page of an id table.
+func (v *verifier) readIDs(group int, page []byte, number int) error {
+	g := &v.r.index.groups[group]
+	var wrong error
+	err := g.ids.decodePage(page, number, func(position uint64, block int) bool {
+		if position>>g.ids.restBits() != uint64(number) || block >= g.blocks {
+			wrong = fmt.Errorf("block %d at %d", block, position)
+			return false
+		}
+		v.ids[group] = append(v.ids[group], idEntry(position<<blockNumberBits|uint64(block)))
+		return true
+	})
+	if wrong != nil {
+		return wrong
+	}
+	return err
 }
 
 // checkBlock reads every column of a block and compares it with all that is said about it.
@@ -236,7 +278,7 @@ func (v *verifier) checkBlock(ctx context.Context, number int) error {
 	if err := v.checkHashes(ctx, b, where); err != nil {
 		return err
 	}
-	v.checkKeys(b, offsets, lines, columns, where)
+	v.checkKeys(b, number, offsets, lines, columns, where)
 	var metadata []pair
 	for k, run := range b.Runs() {
 		s := &v.streams[b.meta.stream+k]
@@ -298,28 +340,37 @@ func (v *verifier) checkHashes(ctx context.Context, b *block, where string) erro
 }
 
 // checkKeys makes sure that the needle index finds every row of the block.
-func (v *verifier) checkKeys(b *block, offsets []uint32, lines []byte, columns []model.Column, where string) {
+func (v *verifier) checkKeys(b *block, number int, offsets []uint32, lines []byte, columns []model.Column, where string) {
 	if b.meta.width == 0 || v.needles[b.meta.group] == nil {
 		return
 	}
 	if v.keys == nil {
 		v.keys = new(needleSet)
 	}
+	v.items = v.items[:0]
 	for row := range b.meta.rows {
-		v.keys.addLine(lines[offsets[row]:offsets[row+1]])
+		line := lines[offsets[row]:offsets[row+1]]
+		v.keys.addLine(line)
+		v.items = appendIDs(v.items, line)
 	}
 	for i, c := range columns {
 		for _, value := range c.Values[1:] {
-			v.keys.addMetadata(v.r.index.names[b.meta.metadata[i].name], []byte(value))
+			v.items = append(v.items, pairItem(v.r.index.names[b.meta.metadata[i].name], []byte(value)))
 		}
 	}
-	missing := 0
+	rows, missing := v.needles[b.meta.group], 0
 	for i := range v.keys.keys {
-		if !allSet(b.meta, v.needles[b.meta.group].probesOf(v.keys.keys[i:i+1])) {
+		if !allSet(b.meta, rows.probesOf(v.keys.keys[i:i+1])) {
 			missing++
 		}
 	}
 	v.keys.reset()
+	for _, item := range v.items {
+		e := idEntry(rows.group.ids.position(item)<<blockNumberBits | uint64(number-rows.group.firstBlock))
+		if _, ok := slices.BinarySearch(v.ids[b.meta.group], e); !ok {
+			missing++
+		}
+	}
 	if missing > 0 {
 		v.problemf(where, "%d keys are missing in the needle index", missing)
 	}

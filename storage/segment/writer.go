@@ -37,9 +37,9 @@ type WriterOptions struct {
 	BlockRows  int
 }
 
-// DefaultNeedleBits: a needle of 32 hexadecimal digits has about twelve keys; at two bits
-// each a block without the needle passes with a probability of 0.4^12.
-const DefaultNeedleBits = 2
+// DefaultNeedleBits: a phrase of 25 letters has about ten keys; if they were as rare as can be, a
+// block without the phrase would pass with a probability of 0.53^10.
+const DefaultNeedleBits = 1.33
 
 func (o *WriterOptions) setDefaults() {
 	if o.ID == "" {

@@ -233,7 +233,7 @@ func (w *Writer) endBlock() error {
 		meta.metadata = append(meta.metadata, columnMeta{name: w.name(c.name), length: frame(kindMetadata, i, w.small())})
 		if w.needles != nil {
 			for n := range c.ends {
-				w.needles.addMetadata(c.name, c.value(uint32(n+1)))
+				w.group.ids.add(pairItem(c.name, c.value(uint32(n+1))), len(w.group.blocks))
 			}
 		}
 	}
@@ -248,6 +248,9 @@ func (w *Writer) endBlock() error {
 	if w.needles != nil {
 		c := cellsOf(w.needles, w.opts.NeedleBits)
 		meta.width = c.width
+		for i := range b.rows() {
+			w.group.ids.addLine(b.lines[b.offsets[i]:b.offsets[i+1]], len(w.group.blocks))
+		}
 		w.group.add(c)
 	}
 	w.index.blocks = append(w.index.blocks, meta)
