@@ -323,7 +323,6 @@ func (rt *engine) run(ctx context.Context) error {
 	services.Go(func() { saveErr = rt.store.Run(background, rt.savePeriod()) })
 	sourcesDone := make(chan struct{})
 	for _, l := range rt.lanes {
-		// Before any source runs: what has just come in is sent with this context.
 		sending, cancel := context.WithCancel(context.WithoutCancel(ctx))
 		l.sender.Start(sending)
 		lanes.Go(func() { l.run(ctx, cancel, sourcesDone, rt.agent.opts.StopTimeout) })

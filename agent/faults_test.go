@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -93,6 +94,7 @@ var faults = append([]faultRow{
 	{"lines of 1 MiB", (*faultRun).longLines},
 	{"CRI partial lines over kill and rotation", (*faultRun).partials},
 	{"one of two servers away", (*faultRun).twoServers},
+	{"ESTALE and EMFILE for a while, rotations", (*faultRun).fileTrouble},
 	{"clock jumps by hours and years, rotations", (*faultRun).clockJumps},
 	{"no inotify, rotations", (*faultRun).noInotify},
 	{"UTF-16 over a restart", (*faultRun).utf16},
@@ -641,6 +643,53 @@ func (r *faultRun) twoServers() {
 	dead.setJudge(nil)
 	r.write(1)
 	eventually(r.T, "the other server has all", func() bool { return len(dead.lines()) == r.n })
+}
+
+// fileTrouble makes opening and reading files fail with errors that pass, while files are
+// read, rotated and found again.
+func (r *faultRun) fileTrouble() {
+	var trouble, asked atomic.Int64
+	r.opts.Tail = fastTail
+	r.opts.Tail.Fault = func(op, _ string) error {
+		if trouble.Load() == 0 {
+			return nil
+		}
+		asked.Add(1)
+		if op == "read" {
+			return syscall.ESTALE
+		}
+		return syscall.Errno(trouble.Load())
+	}
+	noticed := func() {
+		before := asked.Load()
+		eventually(r.T, "the agent meets the trouble", func() bool { return asked.Load() >= before+3 })
+	}
+	for i, err := range []syscall.Errno{syscall.ESTALE, syscall.EMFILE, syscall.ESTALE} {
+		r.start()
+		r.write(50)
+		r.settle()
+		trouble.Store(int64(err))
+		r.write(50)
+		noticed()
+		r.rotate()
+		r.write(50)
+		r.rotate()
+		r.write(50)
+		noticed()
+		if i > 0 {
+			r.end()
+			r.write(50)
+			r.rotate()
+			r.write(50)
+			r.start()
+			noticed()
+		}
+		trouble.Store(0)
+		r.settle()
+		if n := r.agent.engine().lanes[0].tailer.Stats.Lost.Load(); n > 0 {
+			r.Errorf("%d files were given up that were there all the time", n)
+		}
+	}
 }
 
 func (r *faultRun) clockJumps() {

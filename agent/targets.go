@@ -185,7 +185,7 @@ func (s *targetSet) apply() error {
 		for i, t := range all {
 			targets[i] = tail.Target{
 				Job: t.job.JobName, Labels: t.labels, Path: t.path, Exclude: t.exclude,
-				Encoding: t.job.encoding, Decompress: t.job.decompress,
+				Encoding: t.job.encoding, Decompress: t.job.decompress, Passing: t.found.Labels.Has(discover.PodUID),
 				Consumer: func(path string) tail.Consumer { return newConsumer(l, t, path) },
 			}
 		}

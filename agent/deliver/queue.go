@@ -30,10 +30,17 @@ func (s *Sender) queue(tenant string) *tenantQueue {
 	if q == nil {
 		q = &tenantQueue{s: s, tenant: tenant, notify: make(chan struct{}, 1)}
 		s.mu.tenants[tenant] = q
-		s.wg.Add(1)
-		go q.run(s.mu.ctx)
+		if s.mu.ctx != nil {
+			q.start()
+		}
 	}
 	return q
+}
+
+// start begins to send; the sender's mutex is held.
+func (q *tenantQueue) start() {
+	ctx := q.s.mu.ctx
+	q.s.wg.Go(func() { q.run(ctx) })
 }
 
 func (q *tenantQueue) wake() {
@@ -51,7 +58,6 @@ func (q *tenantQueue) close() {
 }
 
 func (q *tenantQueue) run(ctx context.Context) {
-	defer q.s.wg.Done()
 	for {
 		b, ok := q.next(ctx)
 		if !ok {

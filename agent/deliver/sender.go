@@ -132,7 +132,7 @@ type Sender struct {
 
 	mu struct {
 		sync.Mutex
-		ctx      context.Context // of requests
+		ctx      context.Context // of requests; nil before Start
 		tenants  map[string]*tenantQueue
 		inflight int64
 		full     bool          // Room has said no
@@ -143,7 +143,7 @@ type Sender struct {
 	}
 }
 
-// New returns a sender. Start must be called before the first Commit.
+// New returns a sender. What is committed before Start waits for it.
 func New(cfg Config, pusher Pusher) *Sender {
 	cfg.defaults()
 	s := &Sender{cfg: cfg, pusher: pusher, log: cfg.Logger.With("client", cfg.Name), stopping: make(chan struct{})}
@@ -156,6 +156,9 @@ func (s *Sender) Start(ctx context.Context) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.ctx = ctx
+	for _, q := range s.mu.tenants {
+		q.start()
+	}
 }
 
 // Stop sends what is waiting, each batch with one attempt, and returns when that is done or

@@ -60,7 +60,21 @@ type Store struct {
 		size  int64
 		dirty bool // the last write failed and may have left half a line
 		prevN uint64
+
+		failed error // what went wrong since the last snapshot
+		told   time.Time
 	}
+}
+
+// fail notes that the state could not be written, and says so, once a minute while it stays
+// so; file is held.
+func (s *Store) fail(err error) {
+	s.opts.Failed(err)
+	if s.file.failed == nil || time.Since(s.file.told) > time.Minute {
+		s.file.told = time.Now()
+		s.opts.Logger.Error("positions cannot be written; the last good state stays, and a restart now would repeat lines", "file", s.base, "err", err)
+	}
+	s.file.failed = err
 }
 
 // snapshot is the JSON body of a snapshot file.
@@ -307,9 +321,7 @@ func (s *Store) Run(ctx context.Context, period time.Duration) error {
 		s.Flush()
 		if s.due(time.Since(last), period) {
 			last = time.Now()
-			if err := s.Save(); err != nil {
-				s.opts.Logger.Error("saving positions failed; the last good state stays", "file", s.base, "err", err)
-			}
+			_ = s.Save() // it has said what is wrong, and is tried again
 		}
 	}
 }
@@ -370,8 +382,7 @@ func (s *Store) append(buf []byte) {
 	s.file.size += int64(n)
 	if err != nil {
 		s.file.dirty = true
-		s.opts.Failed(err)
-		s.opts.Logger.Error("writing the journal of positions failed; a kill now would repeat lines", "err", err)
+		s.fail(err)
 	}
 }
 
@@ -383,8 +394,12 @@ func (s *Store) Save() error {
 	s.file.Lock()
 	defer s.file.Unlock()
 	if err := s.save(); err != nil {
-		s.opts.Failed(err)
+		s.fail(err)
 		return err
+	}
+	if s.file.failed != nil {
+		s.opts.Logger.Info("positions are written again", "file", s.base)
+		s.file.failed = nil
 	}
 	return nil
 }

@@ -46,6 +46,7 @@ type generation struct {
 
 	replaced bool  // the path does not name it any more
 	quiet    int64 // since when nothing has changed, ns
+	trouble  bool  // it cannot be opened or read, and may be there all the same
 	shed     bool  // it has been held for too long; guarded by Tailer.held
 }
 

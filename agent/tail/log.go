@@ -35,6 +35,7 @@ type tailLog struct {
 	checkPath bool
 	started   bool
 	outdated  bool  // the consumer is another target's
+	trouble   bool  // see await; for whoever has just reset it
 	outrun    bool  // the path changed while the files beside it were looked at
 	lookAgain int64 // when the files beside the log are to be looked at again, 0 for never
 	missing   int64 // since when the path names nothing, 0 when it does
@@ -134,6 +135,10 @@ func (l *tailLog) readFirst(buf []byte, now int64, due *int64) (more bool) {
 	}
 	g := l.gens[0]
 	if g.f == nil {
+		if g.trouble {
+			*due = min(*due, now+int64(time.Second))
+			return false
+		}
 		return l.skipLost(g)
 	}
 	read, err := l.read(g, buf)
@@ -194,12 +199,20 @@ func (g *generation) written() bool {
 func (l *tailLog) readLate(buf []byte, now int64) (due int64) {
 	due = math.MaxInt64
 	for _, g := range slices.Clone(l.late) {
+		if g.trouble && errors.Is(l.reopen(g), errTrouble) {
+			due = min(due, now+int64(time.Second))
+			continue
+		}
 		read := true
+		g.trouble = false
 		for read && g.f != nil && l.consumer.Ready() {
 			var err error
 			if read, err = l.read(g, buf); err != nil {
 				l.fail("read", err)
 				read = false
+				if g.trouble = isTrouble(err); g.trouble {
+					l.t.closeFile(g)
+				}
 			}
 			if read {
 				g.quiet = now
@@ -207,6 +220,10 @@ func (l *tailLog) readLate(buf []byte, now int64) (due int64) {
 			if !slices.Contains(l.late, g) {
 				return now // it was truncated, and is read with the others
 			}
+		}
+		if g.trouble {
+			due = min(due, now+int64(time.Second))
+			continue
 		}
 		if g.f != nil && (read || now < g.quiet+int64(l.t.cfg.Grace)) {
 			due = min(due, g.quiet+int64(l.t.cfg.Grace))
@@ -379,6 +396,7 @@ func (l *tailLog) openAll() {
 			continue
 		}
 		err := l.reopen(g)
+		g.trouble = errors.Is(err, errTrouble)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			l.fail("open", err)
 		} else if err == nil {
@@ -391,6 +409,7 @@ func (l *tailLog) openAll() {
 func (l *tailLog) reopen(g *generation) error {
 	// Whether its content is what was read before is seen when it is read.
 	anything := positions.Record{ID: g.id, Real: g.path}
+	l.trouble = false
 	c := l.openAs(g.path, anything)
 	if c == nil {
 		if c = l.search(positions.Record{ID: g.id, Real: g.path, Fingerprint: g.fp, Offset: g.off, Tail: g.tail}); c == nil {
@@ -400,6 +419,9 @@ func (l *tailLog) reopen(g *generation) error {
 				c.close()
 				c = nil
 			}
+		}
+		if c == nil && l.trouble {
+			return errTrouble
 		}
 		if c == nil {
 			if c = l.searchContent(g.fp, g.off, g.tail); c == nil {

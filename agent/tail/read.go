@@ -16,6 +16,9 @@ import (
 // are in hand, they belong to what was read before; otherwise they are thrown away and the
 // file is read anew.
 func (l *tailLog) read(g *generation, buf []byte) (bool, error) {
+	if err := l.t.fault("read", g.path); err != nil {
+		return false, err
+	}
 	limit, back := l.limit(g, len(buf)-maxTail), g.tail.Len
 	n, err := g.readAt(buf[:back+limit], g.off-int64(back))
 	ended := errors.Is(err, io.EOF)

@@ -21,15 +21,19 @@ import (
 // positions, later from what has changed at the path.
 func (l *tailLog) resolve(now int64) {
 	first := !l.started
-	if first {
-		l.started = true
-		l.restore(now)
-	}
 	l.lookAgain = 0
+	if first {
+		if l.started = l.restore(now); !l.started {
+			return
+		}
+	}
 	fi, err := os.Stat(l.path)
 	switch {
 	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		l.fail("look at", err)
+		if isTrouble(err) {
+			l.await()
+		}
 		return
 	case err != nil || !fi.Mode().IsRegular():
 		if l.missing == 0 {
@@ -359,10 +363,16 @@ func (l *tailLog) openCandidate(path string) *candidate {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		l.fail("open", err)
 	}
+	if isTrouble(err) {
+		l.await()
+	}
 	return c
 }
 
 func (t *Tailer) openCandidate(tg *target, path string) (*candidate, error) {
+	if err := t.fault("open", path); err != nil {
+		return nil, err
+	}
 	f, st, err := openFile(path)
 	if err != nil {
 		return nil, err
@@ -520,8 +530,9 @@ func (c *candidate) holds(r positions.Record) bool {
 	return fits(r.Fingerprint, c.head) && (c.z != nil || c.st.size >= r.Offset) && tailFits(c, r.Offset, r.Tail)
 }
 
-// restore finds the generations of an earlier run, wherever they are now.
-func (l *tailLog) restore(now int64) {
+// restore finds the generations of an earlier run, wherever they are now. It reports false
+// when trouble has kept it from that; nothing is restored then.
+func (l *tailLog) restore(now int64) bool {
 	for _, ledger := range l.t.store.Claim(l.key) {
 		rec := ledger.Record()
 		if l.since == 0 || rec.Since < l.since {
@@ -534,7 +545,17 @@ func (l *tailLog) restore(now int64) {
 			ledger.Forget() // it was empty: another file may have its inode now, and if not it is a new one
 			continue
 		}
+		l.trouble = false
 		c := l.find(rec)
+		if c == nil && l.trouble {
+			for _, g := range l.gens {
+				l.t.closeFile(g)
+				l.t.disown(l, g)
+			}
+			l.gens = nil
+			l.t.store.Unclaim(l.key)
+			return false
+		}
 		if c == nil {
 			l.t.lost(lostUnknown)
 			l.t.log.Warn("a file that was being read is gone; what it held after the position cannot be known",
@@ -556,6 +577,7 @@ func (l *tailLog) restore(now int64) {
 		g.replaced = c.path != realPath(l.path)
 		l.gens = append(l.gens, g)
 	}
+	return true
 }
 
 // find opens a recorded file: at its path, or wherever it is in the directory, or a copy of

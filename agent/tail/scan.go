@@ -2,6 +2,7 @@ package tail
 
 import (
 	"context"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"slices"
@@ -136,7 +137,11 @@ func (t *Tailer) expand(tg *target, dirs map[string]bool, listed map[string][]os
 		tg.problem.Store(nil)
 	}
 	if tg.matches.Swap(n) != n && n == 0 {
-		t.log.Warn("a pattern matches no files any more", "job", tg.Job, "pattern", tg.Path)
+		level := slog.LevelWarn
+		if tg.Passing {
+			level = slog.LevelDebug
+		}
+		t.log.Log(context.Background(), level, "a pattern matches no files any more", "job", tg.Job, "pattern", tg.Path)
 	}
 	return w.found
 }

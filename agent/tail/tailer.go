@@ -80,6 +80,9 @@ type Config struct {
 	HoldFiles int
 	HoldBytes int64
 	HoldAge   time.Duration
+	// Fault is asked before a file is opened ("open") or read ("read") for an error that its
+	// file system might give; it is for tests. Nil ignores.
+	Fault func(op, path string) error
 	// Now is the wall clock, in ns since 1970: it gives times to lines that bring none, and is
 	// compared with times of files. Nil means the real one.
 	Now func() int64

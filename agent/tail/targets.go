@@ -26,6 +26,9 @@ type Target struct {
 	Encoding encoding.Encoding
 	// Decompress, when set, says that the files are compressed.
 	Decompress *Decompression
+	// Passing says that the files belong to something that ends, such as a pod: that none are
+	// left is no news.
+	Passing bool
 	// Consumer makes the consumer of a new log. path is the log's.
 	Consumer func(path string) Consumer
 }
