@@ -5,6 +5,7 @@ import (
 	"flag"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,6 +15,7 @@ import (
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/internal/wire"
 )
 
@@ -32,6 +34,9 @@ type Config struct {
 
 	// Overloaded returns why no push can be taken on now, or nil; nil means always.
 	Overloaded func() error
+	// Turns are the turns to keep a core busy that this process hands out; nil means that
+	// the distributor has all of them.
+	Turns *turns.Queue
 	// Instances returns the number of distributors, by which a global ingestion rate is
 	// divided; nil means one.
 	Instances func() int
@@ -43,7 +48,7 @@ type Config struct {
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.Int64Var(&c.MaxReceivedBytes, "distributor.max-received-bytes", 100<<20, "Largest body of a push as it is sent. Larger ones are refused.")
 	fs.Int64Var(&c.MaxDecompressedBytes, "distributor.max-decompressed-bytes", 256<<20, "Largest body of a push after decompression. Larger ones are refused.")
-	fs.Int64Var(&c.MaxInflightBytes, "distributor.max-inflight-bytes", 256<<20, "Memory for all pushes being worked on. Beyond it pushes get 503 and Retry-After; a push that alone needs more gets 413.")
+	fs.Int64Var(&c.MaxInflightBytes, "distributor.max-inflight-bytes", 256<<20, "Memory for all pushes being worked on, at most half of it for several pushes of one tenant. Beyond it pushes get 503 and Retry-After; a push that alone needs more gets 413.")
 	fs.IntVar(&c.LabelCacheBytes, "distributor.label-cache-bytes", 160<<20, "Most memory for parsed stream labels; a stream takes about 1 KB. If active streams do not fit, pushes parse their labels again and again.")
 }
 
@@ -78,6 +83,9 @@ func New(cfg Config, next Pusher, lim limits.Source, reg prometheus.Registerer, 
 	if cfg.Overloaded == nil {
 		cfg.Overloaded = func() error { return nil }
 	}
+	if cfg.Turns == nil {
+		cfg.Turns = turns.ForCores()
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
@@ -101,6 +109,8 @@ type tenant struct {
 	levels  *levelFinder // nil when levels are not derived
 	limiter *rate.Limiter
 	metrics *tenantMetrics
+	// inflight is the memory that its pushes have reserved.
+	inflight *atomic.Int64
 }
 
 func (d *Distributor) tenant(id model.Tenant) *tenant {
@@ -119,10 +129,10 @@ func (d *Distributor) tenant(id model.Tenant) *tenant {
 		next.levels = newLevelFinder(l.LogLevelFields, l.LogLevelFromJSONMaxDepth)
 	}
 	if ok {
-		next.limiter, next.metrics = t.limiter, t.metrics
+		next.limiter, next.metrics, next.inflight = t.limiter, t.metrics, t.inflight
 	} else {
 		next.limiter = rate.NewLimiter(rate.Limit(d.rate(l)), l.IngestionBurst())
-		next.metrics = d.metrics.tenant(id)
+		next.metrics, next.inflight = d.metrics.tenant(id), new(atomic.Int64)
 	}
 	d.tenants.Put(id, next, 1)
 	return next

@@ -44,15 +44,20 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	if err := d.cfg.Overloaded(); err != nil {
 		return err
 	}
-	memory := share{of: &d.inflight}
+	memory := share{of: &d.inflight, own: d.tenant(id).inflight}
 	defer memory.release()
+	var t turn
+	defer t.end()
+	if err := t.begin(ctx, d.cfg.Turns, id, len(msg)); err != nil {
+		return err
+	}
 	batch, err := d.decoder.Proto(msg, memory.reserve)
 	if err != nil {
 		return err
 	}
 	defer batch.Release()
 	d.metrics.received.Add(float64(batch.Size()))
-	return d.push(ctx, id, batch.Streams, "", batch.Metadata)
+	return d.push(ctx, id, batch.Streams, "", batch.Metadata, &t)
 }
 
 var grpcCodes = map[fault.Kind]codes.Code{

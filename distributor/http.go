@@ -64,11 +64,14 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if err := d.cfg.Overloaded(); err != nil {
 		return err // before the body is read
 	}
-	memory := share{of: &d.inflight}
+	memory := share{of: &d.inflight, own: d.tenant(id).inflight}
 	defer memory.release()
+	var t turn
+	defer t.end()
 	batch, err := decode(id, wire.Body{
 		ContentType: r.Header.Get("Content-Type"), ContentEncoding: r.Header.Get("Content-Encoding"),
 		Length: r.ContentLength, Reader: r.Body, Legacy: isLegacy(r.RequestURI), Reserve: memory.reserve,
+		Received: func(bytes int) error { return t.begin(r.Context(), d.cfg.Turns, id, bytes) },
 	})
 	if err != nil {
 		return err
@@ -79,7 +82,7 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if a := batch.Arrival(); len(a.Packed) > 0 {
 		ctx = model.WithArrival(ctx, a)
 	}
-	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata)
+	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata, &t)
 	if err != nil && !refusal(err) {
 		if untold, ok := d.failures.Now(time.Now()); ok {
 			d.logger.Warn("push failed", "tenant", id, "format", format, "err", err, "more_before", untold)

@@ -37,7 +37,7 @@ func (d *Distributor) Push(ctx context.Context, tenant model.Tenant, streams []m
 		scratch = scratch[:0]
 		all[i].Range(func(l labels.Label) { scratch = append(scratch, l) })
 		return scratch
-	})
+	}, &turn{})
 }
 
 // job is one push on its way through the checks.
@@ -55,8 +55,9 @@ type job struct {
 }
 
 // push does the work. It completes and compacts streams in place. metadata returns the
-// metadata of the i-th entry, counted through all streams, as the client sent it.
-func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, metadata func(i int) []labels.Label) error {
+// metadata of the i-th entry, counted through all streams, as the client sent it. The turn
+// ends when what is left to do is to wait.
+func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, metadata func(i int) []labels.Label, t *turn) error {
 	if len(streams) == 0 {
 		return fault.New(fault.Unprocessable, "error at least one valid stream is required for ingestion")
 	}
@@ -93,6 +94,7 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 		j.tenant.metrics.bytes.Add(float64(j.bytes))
 
 		// 3. Pass on. This is where ring placement stands between the checks and the Pusher.
+		t.end()
 		if err := d.next.Push(ctx, id, left); err != nil {
 			return err
 		}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/turns"
 )
 
 // markDuplicates finds rows that stand in more than one part and marks all but those of
@@ -76,7 +77,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 // markDuplicates reads blocks in the tenant's turn.
 func (q *Querier) markDuplicates(ctx context.Context, tenant model.Tenant, parts []model.Part, stats *model.Stats) error {
 	return markDuplicates(ctx, parts, stats, func(ctx context.Context) (func(), error) {
-		return q.queues.turns.enter(ctx, string(tenant))
+		return q.queues.turns.Enter(ctx, string(tenant), turns.Queries)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -97,7 +98,7 @@ func (q *Querier) print(r *http.Request, result *engine.Result, o encoding) ([]b
 	if err != nil {
 		return nil, err
 	}
-	leave, err := q.queues.turns.enter(r.Context(), queueKey(tenants))
+	leave, err := q.queues.turns.Enter(r.Context(), queueKey(tenants), turns.Queries)
 	if err != nil {
 		return nil, err
 	}

@@ -25,6 +25,7 @@ import (
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/storage/compact"
 )
@@ -42,6 +43,9 @@ type Config struct {
 	TailMaxDuration time.Duration
 	// Partial says what a read does when too few ingesters answer: fail, or warn.
 	Partial string
+	// Turns are the turns to keep a core busy that this process hands out; nil means that
+	// the querier has all of them.
+	Turns *turns.Queue
 	// ReplicaWait is how long a read waits for the last replicas when the others are enough.
 	ReplicaWait time.Duration
 }
@@ -145,7 +149,7 @@ func (q *Querier) Register(r Router) {
 	get := []string{http.MethodGet, http.MethodHead}
 	both := []string{http.MethodGet, http.MethodHead, http.MethodPost}
 	handle := func(path string, h func(http.ResponseWriter, *http.Request) error) {
-		r.Handle(path, compress(q.answer(h)), both...)
+		r.Handle(path, q.compress(q.answer(h)), both...)
 	}
 	api := func(path string, h func(http.ResponseWriter, *http.Request) error) { handle("/loki/api/v1/"+path, h) }
 	api("query", q.serveInstant)
@@ -181,7 +185,7 @@ func (q *Querier) Register(r Router) {
 // that it has ended. stats, when not nil, receives the time waited.
 func (q *Querier) admit(ctx context.Context, tenants []model.Tenant, stats *model.Stats) (func(), error) {
 	began := time.Now()
-	leave, err := q.queues.queries.enter(ctx, queueKey(tenants))
+	leave, err := q.queues.queries.Enter(ctx, queueKey(tenants), turns.Queries)
 	if ctx.Err() != nil && err != nil {
 		return nil, fault.New(fault.Canceled, "the request was cancelled by the client")
 	}

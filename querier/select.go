@@ -8,6 +8,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/scan"
 )
 
@@ -132,7 +133,7 @@ func (s boundSelector) Turn(ctx context.Context) (leave func(), err error) {
 	if !s.turns {
 		return func() {}, nil
 	}
-	return s.q.queues.turns.enter(ctx, queueKey(s.tenants))
+	return s.q.queues.turns.Enter(ctx, queueKey(s.tenants), turns.Queries)
 }
 
 // maxTenantsAtOnce bounds how many tenants of one query are read in parallel.

@@ -16,6 +16,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -260,7 +261,7 @@ func (q *Querier) evaluateSlice(ctx context.Context, t task) (*engine.Result, er
 		return nil, err
 	}
 	began := time.Now()
-	leave, err := q.queues.slices.enter(ctx, queueKey(t.tenants))
+	leave, err := q.queues.slices.Enter(ctx, queueKey(t.tenants), turns.Queries)
 	if err != nil {
 		return nil, err
 	}

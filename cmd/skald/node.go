@@ -23,6 +23,7 @@ import (
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/memlimit"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/querier"
 	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
@@ -64,6 +65,8 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cores.Overcommit()
 	memory := memlimit.Apply(cfg.memory, logger)
 	cfg.fitMemory(memory.Limit(), logger)
+	cfg.distributor.Turns = turns.ForCores()
+	cfg.querier.Turns = cfg.distributor.Turns
 	n.cfg = cfg
 	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded = memory.Check, memory.Check
 	// Listening comes first: a port in use should not cost a recovery.

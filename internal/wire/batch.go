@@ -24,7 +24,8 @@ type Batch struct {
 	ends    []int          // ends[i] is the end of entry i's pairs; empty when no entry has any
 	spans   []int          // spans[i] is the end of stream i's entries
 
-	raw, body []byte // as received, and decompressed
+	packed    []byte // as received, with a Content-Encoding
+	raw, body []byte // without it, and decompressed
 	snappy    bool   // body is what snappy makes of raw
 	reserve   func(int64) error
 }
@@ -75,7 +76,7 @@ func newBatch(reserve func(int64) error) (*Batch, error) {
 }
 
 func (b *Batch) memory() int64 {
-	return int64(cap(b.raw)+cap(b.body)) + int64(cap(b.entries))*entrySize + int64(cap(b.pairs))*pairSize +
+	return int64(cap(b.packed)+cap(b.raw)+cap(b.body)) + int64(cap(b.entries))*entrySize + int64(cap(b.pairs))*pairSize +
 		int64(cap(b.ends)+cap(b.spans))*8 + int64(cap(b.Streams))*streamSize
 }
 
@@ -96,7 +97,7 @@ func (b *Batch) Release() {
 	clear(b.pairs)
 	*b = Batch{
 		Streams: b.Streams[:0], entries: b.entries[:0], pairs: b.pairs[:0], ends: b.ends[:0], spans: b.spans[:0],
-		raw: b.raw[:0], body: b.body[:0],
+		packed: b.packed[:0], raw: b.raw[:0], body: b.body[:0],
 	}
 	batches.Put(b)
 }

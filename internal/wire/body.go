@@ -27,6 +27,9 @@ type Body struct {
 	// Reserve is asked before memory is taken; its error ends decoding and is returned.
 	// What was reserved is the caller's to give back, after Batch.Release. Nil allows all.
 	Reserve func(bytes int64) error
+	// Received is called when the body has arrived, before the work on it begins, with the
+	// bytes that came; its error ends decoding and is returned. Nil allows all.
+	Received func(bytes int) error
 }
 
 // Decoder decodes pushes. It is safe for concurrent use.
@@ -52,6 +55,9 @@ func (d *Decoder) Push(body Body) (*Batch, error) {
 	media, _, err := mime.ParseMediaType(body.ContentType)
 	if err != nil && media == "" {
 		return nil, fault.Wrap(fault.Invalid, err)
+	}
+	if body.ContentEncoding == "snappy" {
+		body.ContentEncoding = "" // it means the format
 	}
 	b, err := newBatch(body.Reserve)
 	if err != nil {
@@ -123,49 +129,47 @@ func (d *Decoder) read(b *Batch, buf []byte, body Body, unpack unpacker, tooLarg
 	if body.Length > d.maxCompressed {
 		return buf, tooLarge(body.Length, d.maxCompressed)
 	}
-	in := &limitedReader{r: body.Reader, left: d.maxCompressed}
-	unpacked, release, err := unpack(in, body.ContentEncoding)
+	plain := body.ContentEncoding == ""
+	arrived := &b.packed
+	if plain {
+		arrived = &buf
+	}
+	err := b.arrive(arrived, body, d.maxCompressed)
+	if errors.Is(err, errOverLimit) {
+		err = tooLarge(d.maxCompressed+1, d.maxCompressed)
+	}
+	if err == nil && body.Received != nil {
+		err = body.Received(len(*arrived))
+	}
+	if err != nil || plain {
+		return buf, err
+	}
+	unpacked, release, err := unpack(bytes.NewReader(b.packed), body.ContentEncoding)
 	if err != nil {
-		if in.left < 0 {
-			err = tooLarge(d.maxCompressed+1, d.maxCompressed)
-		}
 		return buf, err
 	}
 	defer release()
-	hint, most := body.Length, d.maxCompressed
-	if unpacked != io.Reader(in) {
-		hint, most = 4*hint, d.maxDecompressed
-	}
-	buf, err = b.readAll(buf, unpacked, hint, most)
+	most := d.maxDecompressed
+	buf, err = b.readAll(buf, unpacked, 4*int64(len(b.packed)), most)
 	switch {
-	case in.left < 0:
-		return buf, tooLarge(d.maxCompressed+1, d.maxCompressed)
 	case errors.Is(err, errOverLimit):
 		return buf, tooLargeDecompressed(most+1, most)
 	case err != nil && fault.Of(err) == fault.Internal:
-		return buf, fault.Wrap(fault.Invalid, err) // the client's bytes, or the client, broke off
+		return buf, fault.Wrap(fault.Invalid, err) // the client's bytes
 	}
 	return buf, err
 }
 
+// arrive reads the body as it comes.
+func (b *Batch) arrive(buf *[]byte, body Body, most int64) (err error) {
+	*buf, err = b.readAll(*buf, body.Reader, body.Length, most)
+	if err != nil && !errors.Is(err, errOverLimit) && fault.Of(err) == fault.Internal {
+		return fault.Wrap(fault.Invalid, err) // the client broke off
+	}
+	return err
+}
+
 var errOverLimit = errors.New("body too large")
-
-// limitedReader fails when more than left bytes are there.
-type limitedReader struct {
-	r    io.Reader
-	left int64
-}
-
-func (l *limitedReader) Read(p []byte) (int, error) {
-	if int64(len(p)) > l.left+1 {
-		p = p[:l.left+1]
-	}
-	n, err := l.r.Read(p)
-	if l.left -= int64(n); l.left < 0 {
-		return 0, errOverLimit
-	}
-	return n, err
-}
 
 // firstRead bounds what a declared length alone makes us allocate; beyond it the buffer
 // doubles as bytes really arrive.
@@ -228,8 +232,6 @@ type unpacker func(r io.Reader, encoding string) (out io.Reader, release func(),
 // unpackPush undoes the encodings of /loki/api/v1/push.
 func unpackPush(r io.Reader, encoding string) (out io.Reader, release func(), err error) {
 	switch encoding {
-	case "", "snappy":
-		return r, func() {}, nil
 	case "gzip":
 		return unpackGzip(r)
 	case "deflate":
@@ -251,8 +253,6 @@ func unpackGzip(r io.Reader) (io.Reader, func(), error) {
 // unpackOTLP undoes the encodings of /otlp/v1/logs.
 func unpackOTLP(r io.Reader, encoding string) (out io.Reader, release func(), err error) {
 	switch encoding {
-	case "":
-		return r, func() {}, nil
 	case "gzip":
 		return unpackGzip(r)
 	case "zstd":

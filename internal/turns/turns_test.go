@@ -1,9 +1,10 @@
-package querier
+package turns
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -17,10 +18,10 @@ import (
 // in a world where only the queue takes time.
 func TestQueueIsFair(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(4, 1000, leavingRoom)
+		q := New(4, 1000, LeavingRoom)
 		work := func(tenant string, length time.Duration) time.Duration {
 			began := time.Now()
-			leave, err := q.enter(t.Context(), tenant)
+			leave, err := q.Enter(t.Context(), tenant, Queries)
 			if err != nil {
 				t.Error(err)
 				return 0
@@ -40,7 +41,7 @@ func TestQueueIsFair(t *testing.T) {
 				t.Fatalf("the modest tenant waited %s", waited)
 			}
 		}
-		waiting, held := q.sizes()
+		waiting, held := q.Sizes()
 		if waiting == 0 || held != 2 {
 			t.Errorf("%d wait and %d run; one active tenant gets half of 4", waiting, held)
 		}
@@ -51,11 +52,11 @@ func TestQueueIsFair(t *testing.T) {
 // TestTurnsGoToWhoUsedLeast has no reserve: whoever used least is first in line.
 func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(2, 1000, anyNumber)
+		q := New(2, 1000, AnyNumber)
 		var greedy atomic.Int64
 		loop := func(tenant string, n int) {
 			for range n {
-				leave, err := q.enter(t.Context(), tenant)
+				leave, err := q.Enter(t.Context(), tenant, Queries)
 				if err != nil {
 					return
 				}
@@ -87,12 +88,12 @@ func TestTurnsGoToWhoUsedLeast(t *testing.T) {
 // from then on.
 func TestOneTurnIsLeft(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := newQueue(4, 1000, leavingOne)
+		q := New(4, 1000, LeavingOne)
 		var wg sync.WaitGroup
 		for range 60 {
 			wg.Go(func() {
 				for range 10 {
-					if leave, err := q.enter(t.Context(), "greedy"); err == nil {
+					if leave, err := q.Enter(t.Context(), "greedy", Queries); err == nil {
 						time.Sleep(100 * time.Millisecond)
 						leave()
 					}
@@ -100,12 +101,12 @@ func TestOneTurnIsLeft(t *testing.T) {
 			})
 		}
 		time.Sleep(time.Second)
-		if _, held := q.sizes(); held != 4 {
+		if _, held := q.Sizes(); held != 4 {
 			t.Errorf("alone it holds %d of 4", held)
 		}
 		for n := range 5 {
 			began := time.Now()
-			leave, err := q.enter(t.Context(), "modest")
+			leave, err := q.Enter(t.Context(), "modest", Queries)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -121,20 +122,20 @@ func TestOneTurnIsLeft(t *testing.T) {
 }
 
 func TestQueueIsBounded(t *testing.T) {
-	q := newQueue(1, 3, anyNumber)
-	leave, err := q.enter(t.Context(), "a")
+	q := New(1, 3, AnyNumber)
+	leave, err := q.Enter(t.Context(), "a", Queries)
 	if err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	errs := make(chan error)
 	for range 3 {
-		go func() { _, err := q.enter(ctx, "a"); errs <- err }()
+		go func() { _, err := q.Enter(ctx, "a", Queries); errs <- err }()
 	}
-	for n := 0; n < 3; n, _ = q.sizes() {
+	for n := 0; n < 3; n, _ = q.Sizes() {
 		time.Sleep(time.Millisecond)
 	}
-	if _, err := q.enter(t.Context(), "a"); fault.Of(err) != fault.RateLimited || err.Error() != "too many outstanding requests" {
+	if _, err := q.Enter(t.Context(), "a", Queries); fault.Of(err) != fault.RateLimited || err.Error() != "too many outstanding requests" {
 		t.Errorf("the fifth: %v", err)
 	}
 	cancel()
@@ -144,11 +145,11 @@ func TestQueueIsBounded(t *testing.T) {
 		}
 	}
 	leave()
-	if waiting, held := q.sizes(); waiting != 0 || held != 0 {
+	if waiting, held := q.Sizes(); waiting != 0 || held != 0 {
 		t.Errorf("%d wait, %d hold", waiting, held)
 	}
 	for i := range 3000 { // many tenants are forgotten again
-		leave, err := q.enter(t.Context(), fmt.Sprint(i))
+		leave, err := q.Enter(t.Context(), fmt.Sprint(i), Queries)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -157,4 +158,33 @@ func TestQueueIsBounded(t *testing.T) {
 	if n := len(q.mu.tenants); n > 1001 {
 		t.Errorf("%d tenants are remembered", n)
 	}
+}
+
+// TestKindsAlternate has a tenant's pushes and queries wait for one place.
+func TestKindsAlternate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := New(1, 1000, AnyNumber)
+		leave, err := q.Enter(t.Context(), "a", Queries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var order []Kind // written by who has the place
+		for _, kind := range []Kind{Queries, Queries, Queries, Queries, Pushes, Pushes} {
+			go func() {
+				leave, err := q.Enter(t.Context(), "a", kind)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				order = append(order, kind)
+				leave()
+			}()
+			synctest.Wait()
+		}
+		leave()
+		synctest.Wait()
+		if want := []Kind{Pushes, Queries, Pushes, Queries, Queries, Queries}; !slices.Equal(order, want) {
+			t.Errorf("got %v, want %v", order, want)
+		}
+	})
 }

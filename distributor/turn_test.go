@@ -1,0 +1,94 @@
+package distributor
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+
+	"github.com/skaldlog/skald/internal/fault"
+	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/turns"
+)
+
+// pusherOf is a Pusher that is a function.
+type pusherOf func()
+
+func (f pusherOf) Push(context.Context, model.Tenant, []model.Stream) error { f(); return nil }
+
+// TestLargePushesTakeTurns has all turns taken: a small push goes on, a large one waits. It
+// has none any more when the next hop has it.
+func TestLargePushesTakeTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		k := newKit(t, "")
+		q := turns.New(1, 10, turns.AnyNumber)
+		k.cfg.Turns = q
+		small := at(`{"app":"x"}`, `["NOW","info"]`)
+		large := at(`{"app":"x"}`, strings.Repeat(`["NOW","info"],`, turnBytes/16)+`["NOW","info"]`)
+		k.next = pusherOf(func() {
+			if _, held := q.Sizes(); held != 0 {
+				t.Error("a push that is stored keeps its turn")
+			}
+		})
+		if status, text := k.post(large); status != http.StatusNoContent {
+			t.Fatalf("%d %s", status, text)
+		}
+		leave, err := q.Enter(t.Context(), "other", turns.Queries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var done atomic.Bool
+		k.next = pusherOf(func() {})
+		go func() {
+			if status, text := k.post(large); status != http.StatusNoContent {
+				t.Errorf("%d %s", status, text)
+			}
+			done.Store(true)
+		}()
+		synctest.Wait()
+		if status, text := k.post(small); status != http.StatusNoContent {
+			t.Errorf("the small push: %d %s", status, text)
+		}
+		if done.Load() {
+			t.Error("the large push had no turn")
+		}
+		leave()
+		synctest.Wait()
+		if !done.Load() {
+			t.Error("the large push waits although nobody has a turn")
+		}
+		if waiting, held := q.Sizes(); waiting != 0 || held != 0 {
+			t.Errorf("%d wait for a turn and %d have one when all is done", waiting, held)
+		}
+	})
+}
+
+// TestTenantGetsHalfOfTheMemory has one tenant's pushes take what they may.
+func TestTenantGetsHalfOfTheMemory(t *testing.T) {
+	b := &budget{max: 100}
+	var greedy, modest atomic.Int64
+	first, second, other := share{of: b, own: &greedy}, share{of: b, own: &greedy}, share{of: b, own: &modest}
+	for _, step := range []struct {
+		s    *share
+		n    int64
+		want fault.Kind // Internal: none
+	}{
+		{&first, 60, fault.Internal}, // alone
+		{&second, 1, fault.Unavailable},
+		{&other, 40, fault.Internal},
+		{&other, 1, fault.Unavailable},
+		{&other, 100, fault.TooLarge},
+	} {
+		if err := step.s.reserve(step.n); err == nil != (step.want == fault.Internal) || err != nil && fault.Of(err) != step.want {
+			t.Errorf("reserving %d of %d: %v", step.n, b.max-b.used.Load(), err)
+		}
+	}
+	first.release()
+	second.release()
+	other.release()
+	if b.used.Load() != 0 || greedy.Load() != 0 || modest.Load() != 0 {
+		t.Errorf("in the end %d are reserved, %d and %d of them for the tenants", b.used.Load(), greedy.Load(), modest.Load())
+	}
+}
