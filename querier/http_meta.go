@@ -4,11 +4,11 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"hash/maphash"
 	"maps"
 	"net/http"
 	"runtime"
 	"slices"
-	"sort"
 	"strings"
 	"time"
 
@@ -28,10 +28,10 @@ func (q *Querier) series(ctx context.Context, tenants []model.Tenant, req *model
 	if err != nil {
 		return nil, err
 	}
-	return mergeSeries(lists), nil
+	return model.MergeSeries(lists), nil
 }
 
-// seriesLists lists the streams that match, by tenant and source.
+// seriesLists lists the streams that match, by tenant and source, each list sorted by labels.
 func (q *Querier) seriesLists(ctx context.Context, tenants []model.Tenant, req *model.Request) ([][]model.Series, error) {
 	wanted, inner := tenants, req
 	if len(tenants) > 1 {
@@ -48,6 +48,7 @@ func (q *Querier) seriesLists(ctx context.Context, tenants []model.Tenant, req *
 					for k := range list {
 						list[k].Labels = withTenant(list[k].Labels, tenant)
 					}
+					slices.SortFunc(list, func(a, b model.Series) int { return labels.Compare(a.Labels, b.Labels) })
 				}
 				lists[i*len(q.sources)+j] = list
 				return err
@@ -55,32 +56,6 @@ func (q *Querier) seriesLists(ctx context.Context, tenants []model.Tenant, req *
 		}
 	}
 	return lists, g.Wait()
-}
-
-// mergeSeries adds up descriptions of the same stream.
-func mergeSeries(lists [][]model.Series) []model.Series {
-	return foldSeries(lists, func(m, s *model.Series) {
-		m.Entries += s.Entries
-		m.Bytes += s.Bytes
-		m.Blocks += s.Blocks
-	})
-}
-
-// foldSeries merges lists, and has fold join the counts of equal streams.
-func foldSeries(lists [][]model.Series, fold func(m, s *model.Series)) []model.Series {
-	all := slices.Concat(lists...)
-	sort.SliceStable(all, func(i, j int) bool { return labels.Compare(all[i].Labels, all[j].Labels) < 0 })
-	merged := all[:0]
-	for _, s := range all {
-		if n := len(merged); n > 0 && labels.Equal(merged[n-1].Labels, s.Labels) {
-			m := &merged[n-1]
-			fold(m, &s)
-			m.First, m.Last = min(m.First, s.First), max(m.Last, s.Last)
-			continue
-		}
-		merged = append(merged, s)
-	}
-	return merged
 }
 
 // labelSets returns the label sets that a request for names or values sees; a set may
@@ -120,7 +95,11 @@ func (q *Querier) labelSetsIn(r *http.Request, tenants []model.Tenant, start, en
 	if err != nil || !spans(lists, start, end) {
 		return nil, err
 	}
-	var sets []labels.Labels
+	n := 0
+	for _, list := range lists {
+		n += len(list)
+	}
+	sets := make([]labels.Labels, 0, n)
 	for _, list := range lists {
 		for i := range list {
 			if matchAll(matchers, list[i].Labels) {
@@ -166,8 +145,18 @@ func (q *Querier) labelNames(w http.ResponseWriter, r *http.Request, warned *war
 		return nil, err
 	}
 	names := map[string]bool{}
+	var last []string // the names of the set before, which mostly are those of the next
 	for _, ls := range sets {
-		ls.Range(func(l labels.Label) { names[l.Name] = true })
+		i := 0
+		ls.Range(func(l labels.Label) {
+			if i == len(last) {
+				last = append(last, "")
+			}
+			if last[i] != l.Name {
+				last[i], names[l.Name] = l.Name, true
+			}
+			i++
+		})
 	}
 	return slices.Sorted(maps.Keys(names)), nil
 }
@@ -179,13 +168,56 @@ func (q *Querier) labelValues(w http.ResponseWriter, r *http.Request, warned *wa
 		return nil, err
 	}
 	name := r.PathValue("name")
-	values := map[string]bool{}
+	// Many streams share few values, or each has its own. Of the few most are recognised; what
+	// comes again nevertheless goes when they are sorted.
+	var values []string
+	var recent [1 << 10]string
+	seed := maphash.MakeSeed()
 	for _, ls := range sets {
-		if v := ls.Get(name); v != "" {
-			values[v] = true
+		v := ls.Get(name)
+		if v == "" || len(values) > 0 && values[len(values)-1] == v {
+			continue
+		}
+		if slot := &recent[maphash.String(seed, v)%uint64(len(recent))]; *slot != v {
+			*slot = v
+			values = append(values, v)
 		}
 	}
-	return slices.Sorted(maps.Keys(values)), nil
+	return sortRuns(values), nil
+}
+
+// sortRuns returns the texts sorted, each once. Streams are sorted, so the values of one label
+// are made of a few ascending runs, which are merged, two at a time. The list is not to be used
+// afterwards.
+func sortRuns(list []string) []string {
+	var ends []int // of the runs
+	for i := range list {
+		if i+1 == len(list) || list[i+1] < list[i] {
+			ends = append(ends, i+1)
+		}
+	}
+	room := make([]string, len(list))
+	for len(ends) > 1 {
+		out, merged, start := room[:0], ends[:0], 0
+		for i := 0; i < len(ends); i += 2 {
+			middle, end := ends[i], ends[min(i+1, len(ends)-1)]
+			a, b := list[start:middle], list[middle:end]
+			for len(a) > 0 && len(b) > 0 {
+				switch {
+				case a[0] < b[0]:
+					out, a = append(out, a[0]), a[1:]
+				case b[0] < a[0]:
+					out, b = append(out, b[0]), b[1:]
+				default:
+					a = a[1:]
+				}
+			}
+			out = append(append(out, a...), b...)
+			merged, start = append(merged, len(out)), end
+		}
+		list, room, ends = out, list[:cap(list)], merged
+	}
+	return slices.Compact(list)
 }
 
 func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
@@ -252,7 +284,7 @@ func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
 		lists = append(lists, list)
 	}
 	b := append(warned.append([]byte("{")), `"status":"success","data":[`...)
-	for i, s := range mergeSeries(lists) {
+	for i, s := range model.MergeSeries(lists) {
 		if i > 0 {
 			b = append(b, ',')
 		}

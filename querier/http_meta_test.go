@@ -2,8 +2,10 @@ package querier
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"testing"
 	"time"
 
@@ -11,6 +13,25 @@ import (
 
 	"github.com/skaldlog/skald/internal/model"
 )
+
+func TestSortRuns(t *testing.T) {
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 1))
+		var list []string
+		for range rng.IntN(9) {
+			run := make([]string, rng.IntN(20))
+			for i := range run {
+				run[i] = fmt.Sprint(rng.IntN(60))
+			}
+			slices.Sort(run)
+			list = append(list, run...)
+		}
+		want := slices.Compact(slices.Sorted(slices.Values(list)))
+		if got := sortRuns(slices.Clone(list)); !slices.Equal(got, want) {
+			t.Fatalf("%q: got %q, want %q", list, got, want)
+		}
+	}
+}
 
 // BenchmarkLabels asks about the labels of 10 000 streams.
 func BenchmarkLabels(b *testing.B) {

@@ -325,7 +325,7 @@ func (g *Ingesters) Series(ctx context.Context, tenant model.Tenant, req *model.
 	for _, r := range good {
 		lists = append(lists, r.value)
 	}
-	return foldSeries(lists, func(m, s *model.Series) {
+	return model.FoldSeries(lists, func(m, s *model.Series) {
 		m.Entries, m.Bytes, m.Blocks = max(m.Entries, s.Entries), max(m.Bytes, s.Bytes), max(m.Blocks, s.Blocks)
 	}), nil
 }

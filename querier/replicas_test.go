@@ -130,7 +130,8 @@ func (h *fakeHolder) Series(ctx context.Context, _ model.Tenant, _ *model.Reques
 	for _, s := range h.rows {
 		out = append(out, model.Series{Labels: s.Labels, Entries: int64(len(s.Entries)), Blocks: 1})
 	}
-	return out, nil
+	slices.SortFunc(out, func(a, b model.Series) int { return labels.Compare(a.Labels, b.Labels) })
+	return slices.CompactFunc(out, func(a, b model.Series) bool { return labels.Equal(a.Labels, b.Labels) }), nil
 }
 
 type fakeTail struct{ from chan model.TailBatch }

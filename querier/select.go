@@ -14,7 +14,7 @@ import (
 
 // Source is a place that holds rows: an ingester, or the object store. The context of
 // Select must live until the selection is released: blocks may be read over a call that
-// ends with it.
+// ends with it. Series returns each stream once, sorted by labels.
 type Source interface {
 	Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error)
 	Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error)

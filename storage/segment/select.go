@@ -163,21 +163,29 @@ func (r *Reader) Series(ctx context.Context, req *model.Request) ([]model.Series
 	if err != nil {
 		return nil, err
 	}
-	var out []model.Series
-	add := func(s int) {
+	each := func(fn func(s int)) {
+		if wanted == nil {
+			for s := range t.len() {
+				fn(s)
+			}
+			return
+		}
+		for it := wanted.Iterator(); it.HasNext(); {
+			fn(int(it.Next()))
+		}
+	}
+	n := 0
+	each(func(s int) {
+		if req.Range.Overlaps(t.first[s], t.last[s]) {
+			n++
+		}
+	})
+	out := make([]model.Series, 0, n)
+	each(func(s int) {
 		if req.Range.Overlaps(t.first[s], t.last[s]) {
 			out = append(out, r.series(t, s, req.Range))
 		}
-	}
-	if wanted == nil {
-		for s := range t.len() {
-			add(s)
-		}
-	} else {
-		for it := wanted.Iterator(); it.HasNext(); {
-			add(int(it.Next()))
-		}
-	}
+	})
 	return out, nil
 }
 
