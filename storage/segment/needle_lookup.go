@@ -3,6 +3,7 @@ package segment
 import (
 	"context"
 	"fmt"
+	"math/bits"
 	"slices"
 
 	"golang.org/x/sync/errgroup"
@@ -53,19 +54,8 @@ func (r *Reader) clauses(needles []model.Needles) [][]lookup {
 // fewBlocks are so few that reading them costs less than to ask the matrix about them.
 const fewBlocks = 8
 
-// pruneNeedles returns those of the blocks in which all needles may occur. Clauses that the id
-// tables can judge come first, since hardly a block is left behind them.
-func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, blocks []int, stats *model.Stats) ([]int, error) {
-	clauses := r.clauses(needles)
-	blocks = slices.DeleteFunc(blocks, func(i int) bool {
-		for _, clause := range clauses {
-			if !slices.ContainsFunc(clause, func(l lookup) bool { return r.hasColumn(i, l.column) }) {
-				return true
-			}
-		}
-		return false
-	})
-	var certain, others [][]lookup
+// splitClauses returns the clauses that the id tables can judge alone, and the others.
+func splitClauses(clauses [][]lookup) (certain, others [][]lookup) {
 	for _, clause := range clauses {
 		if slices.ContainsFunc(clause, func(l lookup) bool { return len(l.items) == 0 }) {
 			others = append(others, clause)
@@ -73,7 +63,31 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 			certain = append(certain, clause)
 		}
 	}
-	blocks, err := r.pruneBy(ctx, certain, blocks, stats)
+	return certain, others
+}
+
+// pruneNeedles returns those of the blocks in which all needles may occur; nil stands for all
+// blocks of the segment. Clauses that the id tables can judge come first, since hardly a
+// block is left behind them.
+func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, blocks []int, stats *model.Stats) ([]int, error) {
+	clauses := r.clauses(needles)
+	certain, others := splitClauses(clauses)
+	var err error
+	if blocks == nil && len(certain) > 0 {
+		blocks, err = r.named(ctx, certain, stats)
+	} else {
+		if blocks == nil {
+			blocks = r.allBlocks()
+		}
+		for _, clause := range clauses {
+			if !slices.ContainsFunc(clause, func(l lookup) bool { return l.column == -1 }) {
+				blocks = slices.DeleteFunc(blocks, func(i int) bool {
+					return !slices.ContainsFunc(clause, func(l lookup) bool { return r.hasColumn(i, l.column) })
+				})
+			}
+		}
+		blocks, err = r.pruneBy(ctx, certain, blocks, stats)
+	}
 	if err != nil || len(certain) > 0 && len(blocks) <= fewBlocks {
 		return blocks, err
 	}
@@ -91,6 +105,56 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 	return r.pruneBy(ctx, others, blocks, stats)
 }
 
+func (r *Reader) allBlocks() []int {
+	blocks := make([]int, len(r.index.blocks))
+	for i := range blocks {
+		blocks[i] = i
+	}
+	return blocks
+}
+
+// named returns the blocks of the segment that the id tables name for all clauses, and those
+// without needles. It does not look at each block, of which there are thousands.
+func (r *Reader) named(ctx context.Context, clauses [][]lookup, stats *model.Stats) ([]int, error) {
+	rows := make([]*needleRows, len(r.index.groups))
+	var fetches errgroup.Group
+	fetches.SetLimit(r.opts.Parallel)
+	for i := range rows {
+		rows[i] = r.needleRows(ctx, &fetches, i, clauses, stats)
+	}
+	if err := fetches.Wait(); err != nil {
+		return nil, err
+	}
+	blocks, next := []int{}, 0
+	for i := range r.index.groups {
+		g := &r.index.groups[i]
+		answers, err := rows[i].answers(clauses)
+		if err != nil {
+			return nil, r.corrupt(fmt.Sprintf("%s, group %d", kindIDs, i), err)
+		}
+		next = g.firstBlock + g.blocks
+		for word := range (g.blocks + 63) / 64 {
+			all, left := ^uint64(0), answers
+			for _, clause := range clauses {
+				some := uint64(0)
+				for _, a := range left[:len(clause)] {
+					if a.hits != nil {
+						some |= a.hits[word]
+					}
+				}
+				all, left = all&some, left[len(clause):]
+			}
+			for ; all != 0; all &= all - 1 {
+				blocks = append(blocks, g.firstBlock+64*word+bits.TrailingZeros64(all))
+			}
+		}
+	}
+	for ; next < len(r.index.blocks); next++ {
+		blocks = append(blocks, next)
+	}
+	return blocks, nil
+}
+
 // pruneBy returns those of the blocks that may satisfy all clauses.
 func (r *Reader) pruneBy(ctx context.Context, clauses [][]lookup, blocks []int, stats *model.Stats) ([]int, error) {
 	if len(clauses) == 0 || len(blocks) == 0 {
@@ -100,8 +164,11 @@ func (r *Reader) pruneBy(ctx context.Context, clauses [][]lookup, blocks []int, 
 	if err != nil {
 		return nil, err
 	}
-	answers := make(map[int][]answer)
+	answers := make([][]answer, len(groups))
 	for number, rows := range groups {
+		if rows == nil {
+			continue
+		}
 		if answers[number], err = rows.answers(clauses); err != nil {
 			return nil, r.corrupt(fmt.Sprintf("%s, group %d", kindIDs, number), err)
 		}
@@ -112,10 +179,10 @@ func (r *Reader) pruneBy(ctx context.Context, clauses [][]lookup, blocks []int, 
 	}), nil
 }
 
-// needleGroups reads what the clauses need of the groups of some blocks. All of it is asked
-// for at once, since each request may take as long as a round trip to an object store.
-func (r *Reader) needleGroups(ctx context.Context, blocks []int, clauses [][]lookup, stats *model.Stats) (map[int]*needleRows, error) {
-	groups := make(map[int]*needleRows)
+// needleGroups reads what the clauses need of the groups of some blocks; others are nil. All of
+// it is asked for at once, since each request may take as long as a round trip to an object store.
+func (r *Reader) needleGroups(ctx context.Context, blocks []int, clauses [][]lookup, stats *model.Stats) ([]*needleRows, error) {
+	groups := make([]*needleRows, len(r.index.groups))
 	var fetches errgroup.Group
 	fetches.SetLimit(r.opts.Parallel)
 	for _, i := range blocks {

@@ -84,6 +84,11 @@ func (r *Reader) match(ctx context.Context, matchers []*labels.Matcher, stats *m
 func (r *Reader) prune(ctx context.Context, req *model.Request, wanted *roaring.Bitmap, stats *model.Stats) ([]int, error) {
 	all := r.index.blocks
 	stats.BlocksConsidered.Add(int64(len(all)))
+	if wanted == nil && len(req.Needles) > 0 && req.Range.Covers(r.footer.minTime, r.footer.maxTime) {
+		left, err := r.pruneNeedles(ctx, req.Needles, nil, stats)
+		stats.BlocksPrunedNeedle.Add(int64(len(all) - len(left)))
+		return left, err
+	}
 	left := make([]int, 0, len(all))
 	for i := range all {
 		if req.Range.Overlaps(all[i].first, all[i].last) {

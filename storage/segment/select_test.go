@@ -95,15 +95,19 @@ func TestNeedlesNeverHideARow(t *testing.T) {
 				}
 				clauses = append(clauses, clause)
 			}
+			var matchers []*labels.Matcher
+			if rng.IntN(2) == 0 { // blocks are considered one by one
+				matchers = append(matchers, labels.MustNewMatcher(labels.MatchNotEqual, "app", fmt.Sprint("app", rng.IntN(5))))
+			}
 			var want []entry
 			for _, e := range entries {
-				if matchesAll(clauses, e) {
+				if matchesAll(clauses, e) && (matchers == nil || matchers[0].Matches(e.stream.Get("app"))) {
 					want = append(want, e)
 				}
 			}
 			var stats model.Stats
 			got := make(map[row]bool)
-			for _, g := range selectRows(t, r, &model.Request{Range: allTime, Needles: clauses, Columns: allColumns, Stats: &stats}) {
+			for _, g := range selectRows(t, r, &model.Request{Matchers: matchers, Range: allTime, Needles: clauses, Columns: allColumns, Stats: &stats}) {
 				got[g] = true
 			}
 			for _, e := range want {
