@@ -3,6 +3,7 @@ package querier
 import (
 	"context"
 	"slices"
+	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
@@ -28,6 +29,12 @@ type Source interface {
 // the object store meanwhile is then seen twice rather than not at all.
 func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error) {
 	all := &model.Selection{}
+	// Delete requests may have to be read too, and are read meanwhile.
+	var prepared sync.WaitGroup
+	if q.deletes != nil {
+		prepared.Go(func() { q.deletes.Prepare(ctx, tenant) })
+	}
+	defer prepared.Wait()
 	asked := *req // of each source, with what those before it have
 	for _, src := range q.sources {
 		sel, err := src.Select(ctx, tenant, &asked)
@@ -46,6 +53,7 @@ func (q *Querier) Select(ctx context.Context, tenant model.Tenant, req *model.Re
 	dropMerged(all)
 	err := q.markDuplicates(ctx, tenant, all.Parts, req.Stats)
 	if err == nil {
+		prepared.Wait()
 		err = q.hide(ctx, tenant, req, all)
 	}
 	if err != nil {

@@ -55,7 +55,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 const (
 	defaultOpenBytes    = 128 << 20
 	defaultOpenSegments = 4096
-	defaultConcurrency  = 16
+	defaultConcurrency  = 64
 )
 
 // Reader answers queries from the object store. All methods may be called from many

@@ -15,6 +15,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
@@ -79,6 +81,9 @@ const (
 // deletesTTL is how long a tenant's requests are believed. Another process's request is
 // hidden that much later.
 const deletesTTL = 10 * time.Second
+
+// getsAtOnce bounds how many delete requests are read at the same time.
+const getsAtOnce = 16
 
 // keepProcessed is how long a request is listed after it was processed.
 const keepProcessed = 30 * 24 * time.Hour
@@ -196,24 +201,41 @@ func (d *Deletes) Cancel(ctx context.Context, tenant model.Tenant, id string, fo
 	return nil
 }
 
+// Prepare reads the tenant's requests if Hide would have to, so that a query need not wait for
+// them when it has what they are about. It leaves errors to Hide.
+func (d *Deletes) Prepare(ctx context.Context, tenant model.Tenant) {
+	if d.Allowed(tenant) == nil {
+		if _, ok := d.known(tenant); !ok {
+			_, _ = d.load(ctx, tenant) // Hide will meet the error
+		}
+	}
+}
+
+// known returns the tenant's requests when they were read a moment ago. The caller must not
+// modify them.
+func (d *Deletes) known(tenant model.Tenant) ([]Request, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	list, ok := d.mu.tenants.Get(tenant)
+	return list.requests, ok && d.now().Sub(list.at) < deletesTTL
+}
+
 // hiding returns the requests whose rows queries must not see: those in work, and those
 // processed so recently that a replaced segment may still be read.
 func (d *Deletes) hiding(ctx context.Context, tenant model.Tenant, r model.TimeRange) ([]Request, error) {
 	if d.Allowed(tenant) != nil {
 		return nil, nil
 	}
-	d.mu.Lock()
-	list, ok := d.mu.tenants.Get(tenant)
-	d.mu.Unlock()
-	now := d.now()
-	if !ok || now.Sub(list.at) >= deletesTTL {
+	list, ok := d.known(tenant)
+	if !ok {
 		var err error
-		if list.requests, err = d.load(ctx, tenant); err != nil {
+		if list, err = d.load(ctx, tenant); err != nil {
 			return nil, err
 		}
 	}
+	now := d.now()
 	var out []Request
-	for _, q := range list.requests {
+	for _, q := range list {
 		recent := q.Processed == 0 || now.Sub(time.Unix(0, q.Processed)) < 2*d.cfg.DeleteDelay+d.cfg.Interval
 		if recent && r.Overlaps(q.Start, q.End) {
 			out = append(out, q)
@@ -243,7 +265,9 @@ func (d *Deletes) load(ctx context.Context, tenant model.Tenant) ([]Request, err
 	age := d.mu.changed[tenant]
 	d.mu.Unlock()
 	at := d.now()
+	var mu sync.Mutex // of the two maps
 	requests, states := map[string]*Request{}, map[string]state{}
+	var keys []object.Key
 	for info, err := range d.store.List(ctx, folder(tenant)) {
 		if err != nil {
 			err = fmt.Errorf("list delete requests: %w", err)
@@ -252,23 +276,39 @@ func (d *Deletes) load(ctx context.Context, tenant model.Tenant) ([]Request, err
 			}
 			return nil, err
 		}
-		name := strings.TrimPrefix(string(info.Key), folder(tenant))
+		keys = append(keys, info.Key)
+	}
+	group, gets := errgroup.WithContext(ctx)
+	group.SetLimit(getsAtOnce)
+	for _, key := range keys {
+		name := strings.TrimPrefix(string(key), folder(tenant))
 		if id, ok := strings.CutSuffix(name, stateSuffix); ok {
-			var s state
-			if found, err := d.get(ctx, info.Key, &s); err != nil {
-				return nil, err
-			} else if found {
-				states[id] = s
-			}
+			group.Go(func() error {
+				var s state
+				found, err := d.get(gets, key, &s)
+				mu.Lock()
+				defer mu.Unlock()
+				if found {
+					states[id] = s
+				}
+				return err
+			})
 		} else if id, ok := strings.CutSuffix(name, requestSuffix); ok {
-			q := new(Request)
-			if found, err := d.get(ctx, info.Key, q); err != nil {
-				return nil, err
-			} else if found {
-				q.ID = id
-				requests[id] = q
-			}
+			group.Go(func() error {
+				q := new(Request)
+				found, err := d.get(gets, key, q)
+				mu.Lock()
+				defer mu.Unlock()
+				if found {
+					q.ID = id
+					requests[id] = q
+				}
+				return err
+			})
 		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
 	}
 	list := make([]Request, 0, len(requests))
 	for id, q := range requests {

@@ -1,9 +1,13 @@
 package compact
 
 import (
+	"context"
+	"io"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -270,4 +274,41 @@ func TestOwnersShareTheDays(t *testing.T) {
 		}
 	}
 	w.expect("gone", texts(all, func(r row) bool { return r.n%3 != 1 }))
+}
+
+// far is a store to which each request takes a second.
+type far struct{ object.Store }
+
+func (f far) Get(ctx context.Context, key object.Key) (io.ReadCloser, int64, error) {
+	time.Sleep(time.Second)
+	return f.Store.Get(ctx, key)
+}
+
+func (f far) List(ctx context.Context, prefix string) iter.Seq2[object.Info, error] {
+	time.Sleep(time.Second)
+	return f.Store.List(ctx, prefix)
+}
+
+// What Prepare has read costs Hide nothing, and requests are read together.
+func TestRequestsAreReadAhead(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		now := w.now()
+		for range getsAtOnce {
+			_, err := w.deletes().Create(t.Context(), "t", "app-1", now.Add(-time.Hour), now)
+			must(t, err)
+		}
+		d := NewDeletes(w.cfg, far{w.store}, w, nil)
+		began := time.Now()
+		d.Prepare(t.Context(), "t")
+		if took := time.Since(began); took != 2*time.Second {
+			t.Errorf("%v for a listing and %d requests", took, getsAtOnce)
+		}
+		d.Prepare(t.Context(), "t")
+		requests, err := d.hiding(t.Context(), "t", model.TimeRange{From: now.Add(-time.Hour).UnixNano(), Through: now.UnixNano()})
+		must(t, err)
+		if took := time.Since(began); took != 2*time.Second || len(requests) != getsAtOnce {
+			t.Errorf("%v with Hide, %d requests", took, len(requests))
+		}
+	})
 }
