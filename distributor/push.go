@@ -114,7 +114,7 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 // in s what is valid.
 func (j *job) stream(d *Distributor, s *model.Stream, first int, policy string) error {
 	known := d.stream(j.tenant, s.Labels, policy)
-	s.Labels = known.labels
+	s.Labels, s.Hash = known.labels, known.hash
 	if known.refused != "" {
 		j.refusals.add("%s", known.refused)
 		j.drop(s, known.reason)

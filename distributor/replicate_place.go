@@ -81,7 +81,7 @@ func (p *placer) next(streams []model.Stream) bool {
 		if len(s.Entries) == 0 {
 			continue
 		}
-		hash := s.Labels.Hash()
+		hash := s.LabelsHash()
 		shards, perShard := 1, sliceBytes
 		if most := p.hotShards(s, hash); most > 1 {
 			shards, perShard = most, p.perShard(s, most)
@@ -97,7 +97,7 @@ func (p *placer) next(streams []model.Stream) bool {
 				// By time, so that a push that comes again goes where it was.
 				shard = uint32((uint64(entries[0].Timestamp) * 0x9e3779b97f4a7c15 >> 32) % uint64(shards))
 			}
-			p.add(model.Stream{Labels: s.Labels, Entries: entries}, ring.Token(p.tenant, hash, shard))
+			p.add(model.Stream{Labels: s.Labels, Entries: entries, Hash: hash}, ring.Token(p.tenant, hash, shard))
 			p.entry += n
 			size += bytes
 		}

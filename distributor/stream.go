@@ -24,6 +24,7 @@ type streamKey struct {
 type stream struct {
 	pushed labels.Labels
 	labels labels.Labels // with service_name
+	hash   uint64        // of those
 	policy string
 
 	refused string // why the labels are refused, or ""
@@ -48,6 +49,7 @@ func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string) *st
 
 func newStream(t *tenant, pushed labels.Labels, policy string) *stream {
 	s := &stream{pushed: pushed, labels: withServiceName(pushed, t.limits.DiscoverServiceName)}
+	s.hash = s.labels.Hash()
 	s.policy = cmp.Or(policy, t.limits.PolicyStreamMapping.For(s.labels))
 	if err, reason := checkLabels(t.limits, s.labels); err != nil {
 		s.refused, s.reason = err.Error(), reason

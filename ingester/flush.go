@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/cores"
+	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/segment"
 )
@@ -375,24 +376,44 @@ func closeAll(writers map[string]*segmentFile) (err error) {
 // days returns the UTC days that have rows.
 func (r sortedRows) days() []string {
 	found := make(map[string]bool)
+	var day utcDay
 	for _, run := range r.runs {
 		for at := run.Start; at < run.End; {
-			day := catalog.DayOf(r.snap.time(r.refs[at]))
-			found[day] = true
-			at = r.endOfDay(day, at, run.End)
+			if day.move(r.snap.time(r.refs[at])) {
+				found[day.name] = true
+			}
+			at = r.endOfDay(&day, at, run.End)
 		}
 	}
 	return slices.Sorted(maps.Keys(found))
 }
 
+// utcDay is the day of a timestamp. Those of the next stream are mostly of the same day.
+type utcDay struct {
+	name   string
+	limits model.TimeRange
+}
+
+// move makes it the day of ts, and reports whether that is another one than before.
+func (d *utcDay) move(ts int64) bool {
+	if d.name != "" && d.limits.Contains(ts) {
+		return false
+	}
+	d.name = catalog.DayOf(ts)
+	var err error
+	if d.limits, err = catalog.DayRange(d.name); err != nil {
+		d.limits = allTime // cannot be: the name is that of a timestamp's day
+	}
+	return true
+}
+
 // endOfDay returns the first row after the given one, in the same run, that is of
 // another day.
-func (r sortedRows) endOfDay(day string, from, end int) int {
-	limits, err := catalog.DayRange(day)
-	if err != nil {
-		return end // cannot be: day is that of a timestamp
+func (r sortedRows) endOfDay(day *utcDay, from, end int) int {
+	if r.snap.time(r.refs[end-1]) < day.limits.Through {
+		return end
 	}
-	n, _ := slices.BinarySearchFunc(r.refs[from:end], limits.Through, func(row ref, through int64) int {
+	n, _ := slices.BinarySearchFunc(r.refs[from:end], day.limits.Through, func(row ref, through int64) int {
 		return cmp.Compare(r.snap.time(row), through)
 	})
 	return from + max(n, 1)
@@ -401,14 +422,15 @@ func (r sortedRows) endOfDay(day string, from, end int) int {
 // write appends the rows to the writers of their days; rows of other days are left out.
 func (r sortedRows) write(ctx context.Context, writers map[string]*segmentFile) error {
 	metadata := newMetadataDecoder(r.snap.names)
+	var day utcDay
 	for _, run := range r.runs {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
 		for at := run.Start; at < run.End; {
-			day := catalog.DayOf(r.snap.time(r.refs[at]))
-			end := r.endOfDay(day, at, run.End)
-			w := writers[day]
+			day.move(r.snap.time(r.refs[at]))
+			end := r.endOfDay(&day, at, run.End)
+			w := writers[day.name]
 			for ; at < end && w != nil; at++ {
 				line, md := r.snap.row(r.refs[at])
 				if err := w.writer.Append(run.Labels, run.Hash, r.snap.time(r.refs[at]), line, metadata.labels(md)); err != nil {

@@ -34,7 +34,7 @@ func (s *scratch) release() {
 	scratches.Put(s)
 }
 
-// Push stores entries. They are durable and visible when it returns nil. Otherwise the
+// Push stores entries, and keeps the streams' labels. Entries are durable and visible when it returns nil. Otherwise the
 // error's kind says what happened:
 //
 //   - fault.RateLimited, and a *RefusedError: streams over a limit of the tenant were

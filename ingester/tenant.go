@@ -70,9 +70,9 @@ func (t *tenant) find(ls labels.Labels, hash uint64) *stream {
 	return nil
 }
 
-// add makes a stream active. Called with the lock held.
+// add makes a stream active, and keeps its labels. Called with the lock held.
 func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64) *stream {
-	s := &stream{labels: ls.Copy(), hash: hash, next: t.mu.streams[hash], used: now, tokens: burst, filled: now}
+	s := &stream{labels: ls, hash: hash, next: t.mu.streams[hash], used: now, tokens: burst, filled: now}
 	t.mu.streams[hash] = s
 	t.mu.count++
 	t.mu.bytes += streamOverhead + int64(ls.ByteSize())
@@ -92,7 +92,7 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, 
 		if len(batch[i].Entries) == 0 {
 			continue
 		}
-		hash := batch[i].Labels.Hash()
+		hash := batch[i].LabelsHash()
 		s := t.find(batch[i].Labels, hash)
 		if s == nil {
 			if most > 0 && t.mu.count >= most {
@@ -108,7 +108,8 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, 
 			m.discarded.WithLabelValues("per_stream_rate_limit").Add(float64(len(batch[i].Entries)))
 			continue
 		}
-		// The labels are those of the active stream, which stay, while the push's may not.
+		// The labels are those of the active stream, of which there is one copy however often
+		// they are pushed.
 		sc.streams = append(sc.streams, model.Stream{Labels: s.labels, Entries: batch[i].Entries})
 		sc.hashes = append(sc.hashes, hash)
 	}

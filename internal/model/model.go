@@ -82,6 +82,17 @@ type Entry struct {
 type Stream struct {
 	Labels  labels.Labels
 	Entries []Entry
+	// Hash is Labels.Hash(), or 0 when it has not been computed; see LabelsHash. With many
+	// streams each look at labels waits for memory.
+	Hash uint64
+}
+
+// LabelsHash returns Labels.Hash().
+func (s *Stream) LabelsHash() uint64 {
+	if s.Hash != 0 {
+		return s.Hash
+	}
+	return s.Labels.Hash()
 }
 
 // TimeRange is the half-open interval [From, Through) in nanoseconds since 1970.

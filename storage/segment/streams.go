@@ -44,7 +44,10 @@ type labelTable struct {
 // labels, most of which the stream before has too, so those are not looked up.
 func tabulate(streams []streamEntry) *labelTable {
 	t := &labelTable{ends: make([]uint32, 0, len(streams))}
-	numbers := make(map[string]uint32)
+	if len(streams) > 0 {
+		t.pairs = make([]uint32, 0, 2*streams[0].labels.Len()*len(streams))
+	}
+	numbers := make(map[string]uint32, len(streams))
 	number := func(s string) uint32 {
 		n, ok := numbers[s]
 		if !ok {
