@@ -1,7 +1,6 @@
 package storage
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"math/rand/v2"
@@ -14,9 +13,9 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/testkit/segments"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/object"
-	"github.com/skaldlog/skald/storage/segment"
 )
 
 func must(t testing.TB, err error) {
@@ -69,31 +68,11 @@ func (w *world) newID() string {
 // put writes a segment of rows of one day and returns its key.
 func (w *world) put(tenant model.Tenant, level int, rows []row, mergedFrom ...catalog.Ref) catalog.Ref {
 	w.t.Helper()
-	id := w.newID()
-	opts := segment.WriterOptions{ID: id, Tenant: tenant, Level: level, BlockBytes: 200, RowHash: true}
-	for _, ref := range mergedFrom {
-		opts.MergedFrom = append(opts.MergedFrom, ref.ID)
+	list := make([]segments.Row, len(rows))
+	for i, r := range rows {
+		list[i] = segments.Row{Stream: r.stream(), Time: r.ts, Line: []byte(r.line())}
 	}
-	rows = slices.Clone(rows)
-	slices.SortFunc(rows, func(a, b row) int {
-		if c := labels.Compare(a.stream(), b.stream()); c != 0 {
-			return c
-		}
-		return int(a.ts - b.ts)
-	})
-	var buf bytes.Buffer
-	sw := segment.NewWriter(&buf, opts)
-	for _, r := range rows {
-		must(w.t, sw.Append(r.stream(), r.stream().Hash(), r.ts, []byte(r.line()), labels.EmptyLabels()))
-	}
-	info, err := sw.Close()
-	must(w.t, err)
-	key := catalog.KeyFor(tenant, catalog.DayOf(info.MinTime), level, info.MinTime, info.MaxTime, id)
-	must(w.t, w.store.Put(context.Background(), key, bytes.NewReader(buf.Bytes()), int64(buf.Len())))
-	ref, err := catalog.ParseKey(key)
-	must(w.t, err)
-	ref.Size = info.Size
-	return ref
+	return segments.Put(w.t, w.store, tenant, level, w.newID(), list, mergedFrom...)
 }
 
 func (w *world) delete(refs ...catalog.Ref) {

@@ -17,10 +17,10 @@ import (
 
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/testkit/segments"
 	"github.com/skaldlog/skald/storage"
 	"github.com/skaldlog/skald/storage/catalog"
 	"github.com/skaldlog/skald/storage/object"
-	"github.com/skaldlog/skald/storage/segment"
 )
 
 func must(t testing.TB, err error) {
@@ -153,30 +153,11 @@ func (w *world) newID() string {
 // put uploads a segment of rows of one day.
 func (w *world) put(tenant model.Tenant, level int, rows []row, mergedFrom ...catalog.Ref) catalog.Ref {
 	w.t.Helper()
-	opts := segment.WriterOptions{ID: w.newID(), Tenant: tenant, Level: level, BlockBytes: 200, RowHash: true}
-	for _, ref := range mergedFrom {
-		opts.MergedFrom = append(opts.MergedFrom, ref.ID)
+	list := make([]segments.Row, len(rows))
+	for i, r := range rows {
+		list[i] = segments.Row{Stream: r.stream(), Time: r.ts, Line: []byte(r.line()), Metadata: r.metadata()}
 	}
-	rows = slices.Clone(rows)
-	slices.SortFunc(rows, func(a, b row) int {
-		if c := labels.Compare(a.stream(), b.stream()); c != 0 {
-			return c
-		}
-		return int(a.ts - b.ts)
-	})
-	var buf bytes.Buffer
-	sw := segment.NewWriter(&buf, opts)
-	for _, r := range rows {
-		must(w.t, sw.Append(r.stream(), r.stream().Hash(), r.ts, []byte(r.line()), r.metadata()))
-	}
-	info, err := sw.Close()
-	must(w.t, err)
-	key := catalog.KeyFor(tenant, catalog.DayOf(info.MinTime), level, info.MinTime, info.MaxTime, opts.ID)
-	must(w.t, w.store.Put(context.Background(), key, bytes.NewReader(buf.Bytes()), int64(buf.Len())))
-	ref, err := catalog.ParseKey(key)
-	must(w.t, err)
-	ref.Size = info.Size
-	return ref
+	return segments.Put(w.t, w.store, tenant, level, w.newID(), list, mergedFrom...)
 }
 
 // rows makes n rows spread over a range, in order of time.
