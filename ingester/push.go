@@ -51,7 +51,7 @@ func (i *Ingester) Push(ctx context.Context, name model.Tenant, streams []model.
 
 	// 1. Limits that need to know what came before.
 	t := i.lockTenant(name)
-	refusal := t.admit(streams, i.limits.For(name), i.cfg.Share(name), time.Now(), sc, i.metrics)
+	refusal := t.admit(streams, i.limits.For(name), i.cfg.Share(name), time.Now().UnixNano(), sc, i.metrics)
 	t.mu.Unlock()
 	if len(sc.streams) == 0 {
 		return refusal

@@ -345,7 +345,7 @@ func (r *replayer) batch(b wal.Batch) error {
 	}
 	// Limits were asked when the batch was pushed; without any, this notes the streams.
 	t := r.ingester.lockTenant(b.Tenant)
-	_ = t.admit(b.Streams, &limits.Limits{}, 1, time.Now(), sc, r.ingester.metrics)
+	_ = t.admit(b.Streams, &limits.Limits{}, 1, time.Now().UnixNano(), sc, r.ingester.metrics)
 	t.mu.Unlock()
 	r.ingester.appendTo(r.to, b.Tenant, sc.streams, sc.hashes)
 	for s := range sc.streams {

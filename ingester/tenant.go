@@ -40,10 +40,10 @@ type stream struct {
 	labels labels.Labels
 	hash   uint64
 	next   *stream
-	used   time.Time
+	used   int64 // when, ns since 1970
 
 	tokens   float64 // rate bucket, in bytes, as of filled
-	filled   time.Time
+	filled   int64   // ns since 1970
 	tailSet  uint64
 	matching []*tail // tails whose matchers select this stream, as of tailSet
 }
@@ -71,7 +71,7 @@ func (t *tenant) find(ls labels.Labels, hash uint64) *stream {
 }
 
 // add makes a stream active, and keeps its labels. Called with the lock held.
-func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64) *stream {
+func (t *tenant) add(ls labels.Labels, hash uint64, now int64, burst float64) *stream {
 	s := &stream{labels: ls, hash: hash, next: t.mu.streams[hash], used: now, tokens: burst, filled: now}
 	t.mu.streams[hash] = s
 	t.mu.count++
@@ -83,7 +83,7 @@ func (t *tenant) add(ls labels.Labels, hash uint64, now time.Time, burst float64
 // and for the others the last offence: their entries are refused while the rest of the
 // push is stored. share is the part of the tenant's streams that this ingester holds. It writes
 // into the slices of the scratch. Called with the lock held.
-func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, now time.Time, sc *scratch, m *metrics) error {
+func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, now int64, sc *scratch, m *metrics) error {
 	var last error
 	var refused []int
 	most := streamLimit(lim, share)
@@ -130,12 +130,12 @@ func streamLimit(lim *limits.Limits, share float64) int {
 }
 
 // take pays for the entries from the stream's bucket: all of them or none.
-func (s *stream) take(entries []model.Entry, rate, burst float64, now time.Time) bool {
+func (s *stream) take(entries []model.Entry, rate, burst float64, now int64) bool {
 	size := 0
 	for i := range entries {
 		size += entrySize(&entries[i])
 	}
-	s.tokens = min(burst, s.tokens+rate*now.Sub(s.filled).Seconds())
+	s.tokens = min(burst, s.tokens+rate*float64(max(0, now-s.filled))/1e9)
 	s.filled = now
 	if float64(size) > s.tokens {
 		return false
@@ -184,7 +184,7 @@ func (t *tenant) expire(before time.Time) (forgotten bool, bytes int64) {
 		var kept *stream
 		for s := head; s != nil; {
 			next := s.next
-			if s.used.Before(before) {
+			if s.used < before.UnixNano() {
 				t.mu.count--
 				t.mu.bytes -= streamOverhead + int64(s.labels.ByteSize())
 			} else {

@@ -3,6 +3,7 @@ package wal
 import (
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"unsafe"
 
 	"github.com/golang/snappy"
@@ -57,6 +58,7 @@ func (e *Encoder) arrived(tenant model.Tenant, streams []model.Stream, a model.A
 	if inside < len(a.Text)/4 || len(e.payload) > recordTarget {
 		return false // a replica of a few of the push's streams, say
 	}
+	e.out = slices.Grow(e.out, 1+2*binary.MaxVarintLen64+len(a.Packed)+len(e.payload))
 	e.out = append(e.out, encodingArrived)
 	e.out = binary.AppendUvarint(e.out, uint64(uvarintLen(len(a.Packed))+len(a.Packed)+len(e.payload)))
 	e.out = binary.AppendUvarint(e.out, uint64(len(a.Packed)))

@@ -8,6 +8,7 @@ import (
 	"hash/crc32"
 	"io"
 	"os"
+	"slices"
 	"sync"
 	"time"
 
@@ -173,7 +174,11 @@ func (l *Log) takeGroup() []*pending {
 
 // commit writes a frame and makes it durable.
 func (l *Log) commit(group []*pending) error {
-	l.buf = append(l.buf[:0], l.mark[:]...)
+	size := frameHeader
+	for _, p := range group {
+		size += len(p.records)
+	}
+	l.buf = append(slices.Grow(l.buf[:0], size), l.mark[:]...)
 	l.buf = append(l.buf, make([]byte, frameHeader-markSize)...)
 	for _, p := range group {
 		l.buf = append(l.buf, p.records...)
@@ -229,6 +234,7 @@ func (l *Log) Close() error {
 	if !l.Broken() {
 		err = l.file.Sync()
 	}
+	l.buf = nil // the memtable may keep the log until it is written
 	if err = errors.Join(err, l.file.Close()); err != nil {
 		return fmt.Errorf("closing write-ahead log %s: %w", l.path, err)
 	}
