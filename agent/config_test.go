@@ -102,6 +102,27 @@ func TestConfigErrors(t *testing.T) {
 	}
 }
 
+// Every key that is refused says so with its line and what to do instead, and docs/agent.md
+// lists it.
+func TestRefused(t *testing.T) {
+	doc, err := os.ReadFile("../docs/agent.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(doc), "### Refused")
+	section, _, _ = strings.Cut(section, "## Looking inside")
+	for key, instead := range refused {
+		text := "clients: [{url: 'http://h/push'}]\nscrape_configs:\n- job_name: j\n  " + key + ": {}\n"
+		if _, err := parseConfig([]byte(text)); err == nil || !strings.Contains(err.Error(), "line 4: not supported by Skald: "+key+"; "+instead) {
+			t.Errorf("%s: got error %v", key, err)
+		}
+		short := strings.TrimSuffix(key, "sd_configs")
+		if !strings.Contains(section, "`"+key+"`") && (short == key || !strings.Contains(section, "`"+short+"`")) {
+			t.Errorf("docs/agent.md does not list %s among what is refused", key)
+		}
+	}
+}
+
 // Errors that only building finds.
 func TestCheck(t *testing.T) {
 	stages := func(s string) string {
