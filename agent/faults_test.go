@@ -2,6 +2,7 @@ package agent
 
 import (
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"net/http/httptest"
@@ -511,8 +512,17 @@ func (r *faultRun) linksSwapped() {
 func (r *faultRun) replaced() {
 	r.start()
 	for range 10 {
-		appendFile(r.T, r.path+"-new", r.text(50))
-		r.settle2(r.path)
+		old := maps.Clone(r.want)
+		appendFile(r.T, r.path+"-new", r.text(50)) // which may be read before it gets its name
+		eventually(r.T, "the file is read before it goes", func() bool {
+			got := r.sink.lines()
+			for line := range old {
+				if got[line] == 0 {
+					return false
+				}
+			}
+			return true
+		})
 		r.must(os.Rename(r.path+"-new", r.path))
 	}
 }
@@ -530,14 +540,6 @@ func (r *faultRun) writerLate() {
 	r.settle() // the new file is read
 	time.Sleep(10 * fastTail.Interval)
 	appendFile(r.T, name, r.text(10))
-}
-
-// settle2 waits until a file that is to be replaced has been read.
-func (r *faultRun) settle2(path string) {
-	if _, err := os.Stat(path); err == nil {
-		want := r.n - 50
-		eventually(r.T, "the file is read before it goes", func() bool { return len(r.sink.lines()) >= want })
-	}
 }
 
 func damaged(f func([]byte) []byte) func(*faultRun) {

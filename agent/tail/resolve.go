@@ -47,6 +47,9 @@ func (l *tailLog) resolve(now int64) {
 	st := statOf(fi)
 	if i := slices.IndexFunc(l.gens, func(g *generation) bool { return g.id == st.id }); i >= 0 {
 		g := l.gens[i]
+		if g.replaced {
+			l.replaceAll(now) // it was read before it got the path's name: what had that is left behind
+		}
 		l.gens = append(slices.Delete(slices.Clone(l.gens), i, i+1), g) // what stands at the path is the newest
 		g.replaced, g.path = false, realPath(l.path)
 		current := l.openCandidate(l.path) // it may have been truncated and written anew
@@ -56,17 +59,18 @@ func (l *tailLog) resolve(now int64) {
 		}
 		return
 	}
-	if g := l.takeBack(st.id); g != nil {
+	if g := l.takeBack(st.id, now); g != nil {
 		return
 	}
 	l.rotated(now, first)
 }
 
 // takeBack handles a path that names a file again that was thought to be left behind.
-func (l *tailLog) takeBack(id positions.ID) *generation {
+func (l *tailLog) takeBack(id positions.ID, now int64) *generation {
 	for i, g := range l.late {
 		if g.id == id {
 			l.late = slices.Delete(l.late, i, i+1)
+			l.replaceAll(now)
 			l.gens = append(l.gens, g)
 			g.replaced = false
 			return g

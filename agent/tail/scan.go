@@ -301,17 +301,42 @@ func (t *Tailer) copied(tg *target, path string, c *candidate) (base positions.K
 			return false
 		}
 		base = positions.Key{Client: t.cfg.Client, Job: tg.group, Path: p}
-		if len(t.store.Ledgers(base)) == 0 {
-			return false
-		}
-		if c.st.size == 0 {
-			what = copyInUse // nobody can tell yet what it will be
-			return true
-		}
-		_, what = t.match(base, c, presentIn(parent(path)))
+		what = t.copyOf(base, c)
 		return what != noCopy
 	})
 	return base, what
+}
+
+// copyOf compares a file with what a log has read, while nobody else can change that: the
+// log's turn is the caller's. When it cannot be had, or when the log has not begun, nobody
+// can tell yet.
+func (t *Tailer) copyOf(base positions.Key, c *candidate) likeness {
+	l, busy := t.borrow(base)
+	if busy {
+		return copyInUse
+	}
+	if l != nil {
+		defer t.giveBack(l)
+	}
+	if l == nil || !l.started {
+		if fi, err := os.Stat(base.Path); err == nil && fi.Mode().IsRegular() {
+			t.askScan()
+			return copyInUse
+		}
+	}
+	switch {
+	case len(t.store.Ledgers(base)) == 0:
+		return noCopy
+	case c.st.size == 0:
+		return copyInUse
+	case l != nil && l.recheck():
+		return copyInUse // the log looks at it in its own turn, which comes now
+	}
+	_, what := t.match(base, c, presentIn(parent(c.path)))
+	if what == noCopy && l != nil && l.recheck() {
+		return copyInUse
+	}
+	return what
 }
 
 // presentIn gives the paths of the files in a directory; it reads it when first asked.

@@ -52,3 +52,54 @@ func TestNoFilesAnyMore(t *testing.T) {
 		t.Errorf("the log says %q, want one warning, about app/*.log", got)
 	}
 }
+
+// A file that may be a copy of what another log reads is judged while that log's turn is in
+// the judge's hand, and not before the log has begun.
+func TestCopiesWaitForTheirLog(t *testing.T) {
+	dir := t.TempDir()
+	store, err := positions.Open(filepath.Join(dir, "positions.yaml"), positions.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	tl, err := New(Config{}, []Target{{Job: "files", Path: filepath.Join(dir, "app.log*")}}, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "app.log")
+	for _, name := range []string{path, path + ".1"} {
+		if err := os.WriteFile(name, []byte("one line\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	tg := tl.allTargets()[0]
+	c, err := tl.openCandidate(tg, path+".1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.close()
+	base := positions.Key{Job: tg.group, Path: path}
+	expect := func(when string, want likeness) {
+		t.Helper()
+		if got := tl.copyOf(base, c); got != want {
+			t.Errorf("%s: %v, want %v", when, got, want)
+		}
+	}
+	expect("nobody follows the original", copyInUse)
+	tl.start(tg, base)
+	expect("the original is not looked at yet", copyInUse)
+	l := tl.take()
+	expect("a worker is at it", copyInUse)
+	l.started = true
+	tl.done(l, outcome{})
+	expect("it has read nothing, and so can this be no copy", noCopy)
+	if got := tl.take(); got != l {
+		t.Errorf("the log has no turn after its turn was borrowed")
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	expect("the original is gone, and a worker is at the log", copyInUse)
+	tl.done(l, outcome{remove: true})
+	expect("there is no original", noCopy)
+}

@@ -4,9 +4,11 @@ import (
 	"container/heap"
 	"context"
 	"math"
+	"slices"
 	"time"
 
 	"github.com/skaldlog/skald/agent/clock"
+	"github.com/skaldlog/skald/agent/positions"
 )
 
 // state says where a log is. Only the worker that took a log out of the queue touches its
@@ -106,6 +108,34 @@ func (t *Tailer) take() *tailLog {
 	}
 	t.at(l, 0)
 	return l
+}
+
+// borrow takes a log's turn for somebody who is no worker, and must give it back; nil when
+// there is no such log, busy when a worker has its turn.
+func (t *Tailer) borrow(key positions.Key) (l *tailLog, busy bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if l = t.mu.logs[key]; l == nil {
+		return nil, false
+	}
+	is := func(o *tailLog) bool { return o == l }
+	switch l.sched.state {
+	case running:
+		return nil, true
+	case queued:
+		t.mu.queue = slices.DeleteFunc(t.mu.queue, is)
+	case starved:
+		t.mu.starved = slices.DeleteFunc(t.mu.starved, is)
+	}
+	l.sched.state = running
+	return l, false
+}
+
+// giveBack ends borrow. The log has a turn of its own, since anything may have come meanwhile.
+func (t *Tailer) giveBack(l *tailLog) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.enqueue(l)
 }
 
 // done puts a log where its turn's outcome says.
