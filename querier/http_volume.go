@@ -74,7 +74,7 @@ func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool
 	default:
 		return v, fault.New(fault.Invalid, "invalid aggregation option")
 	}
-	v.matchers, err = volumeMatchers(p.get("query"))
+	v.matchers, err = syntax.ParseMatchers(p.get("query"), true)
 	return v, err
 }
 
@@ -87,15 +87,6 @@ func (v volumeRequest) checkLength(most time.Duration) error {
 		end = min(end, start+int64(v.step)-second)
 	}
 	return engine.CheckLength(start, end, most)
-}
-
-// volumeMatchers parses a selector, which may be {} here: all streams.
-func volumeMatchers(query string) ([]*labels.Matcher, error) {
-	matchers, err := syntax.ParseMatchers(query, true)
-	if err != nil || len(matchers) == 0 {
-		return nil, err
-	}
-	return syntax.ParseMatchers(query, false)
 }
 
 // volumeLimit is limit, where 0 means the default.

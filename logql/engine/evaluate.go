@@ -3,6 +3,7 @@ package engine
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"strconv"
 	"strings"
@@ -159,7 +160,8 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 		if x.Param == nil {
 			return vector{}, fmt.Errorf("evaluate: %s without parameter", x.Op)
 		}
-		v.series = selectK(x.Op != "bottomk", int(*x.Param), x.Grouping, v.series, ev.points, ev.p.Instant)
+		k := int(min(*x.Param, math.MaxInt32)) // there are never more series
+		v.series = selectK(x.Op != "bottomk", k, x.Grouping, v.series, ev.points, ev.p.Instant)
 	default:
 		v.series, err = aggregate(x.Op, x.Grouping, v.series, ev.points)
 	}

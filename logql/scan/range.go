@@ -198,11 +198,12 @@ func (s *rangeScan) absent(ctx context.Context, total *rangeWorker) []Series {
 	return []Series{{Labels: absentLabels(s.agg.Range.Log.Matchers), Values: c.values, Present: c.present}}
 }
 
-// absentLabels are the labels that stand once in the selector, with =.
+// absentLabels are the labels that stand once in the selector, with =. A metric's name is
+// none, since the result is another metric.
 func absentLabels(ms []*labels.Matcher) labels.Labels {
 	b := labels.NewBuilder(labels.EmptyLabels())
 	for i, m := range ms {
-		again := slices.ContainsFunc(ms[:i], func(o *labels.Matcher) bool { return o.Name == m.Name })
+		again := m.Name == labels.MetricName || slices.ContainsFunc(ms[:i], func(o *labels.Matcher) bool { return o.Name == m.Name })
 		if m.Type == labels.MatchEqual && !again {
 			b.Set(m.Name, m.Value)
 		} else {

@@ -47,14 +47,14 @@ func ParseLog(query string) (*LogExpr, error) {
 	return log, nil
 }
 
-// ParseMatchers parses a bare selector. With allowEmpty the selector may match every
-// stream, {} included.
+// ParseMatchers parses a bare selector. With allowEmpty it may be {}, which matches
+// every stream.
 func ParseMatchers(query string, allowEmpty bool) ([]*labels.Matcher, error) {
 	e, deferred, err := parse(query)
 	if err != nil {
 		return nil, err
 	}
-	if !allowEmpty {
+	if log, ok := e.(*LogExpr); !allowEmpty || ok && len(log.Matchers) > 0 {
 		if err := validate(e, deferred); err != nil {
 			return nil, err
 		}

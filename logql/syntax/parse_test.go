@@ -251,7 +251,7 @@ func TestParseLogAndMatchers(t *testing.T) {
 		{`{a="b"}`, "", "", ""},
 		{`({a="b"})`, "", "", ""},
 		{`{}`, tooWide, tooWide, ""},
-		{`{a=~".*"}`, tooWide, tooWide, ""},
+		{`{a=~".*"}`, tooWide, tooWide, tooWide},
 		{`{a="b"} |= "x"`, "", errOnlyMatchers.Error(), errOnlyMatchers.Error()},
 		{`rate({a="b"}[5m])`, errOnlyLog.Error(), errOnlyMatchers.Error(), errOnlyMatchers.Error()},
 		{`rate({}[5m])`, errOnlyLog.Error(), tooWide, errOnlyMatchers.Error()},

@@ -37,6 +37,12 @@ func (v validator) metric(e MetricExpr) error {
 		if (e.Op == "sort" || e.Op == "sort_desc") && e.Grouping != nil && len(e.Grouping.Labels) > 0 {
 			return Errorf("sort and sort_desc doesn't allow grouping by ")
 		}
+		if _, number := e.Expr.(*Literal); number {
+			switch e.Op {
+			case "sum", "avg", "count": // Loki misses the selector when it plans these
+				return Errorf("%s", errEmptySelector)
+			}
+		}
 		return v.metric(e.Expr)
 	case *LabelReplace:
 		return v.metric(e.Expr)
