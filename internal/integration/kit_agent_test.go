@@ -1,7 +1,10 @@
 package integration
 
 import (
+	"bytes"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
@@ -47,6 +50,23 @@ scrape_configs:
 	watchLog(t, "the agent", a.logPath)
 	a.start(t)
 	return a
+}
+
+// heard reports whether the Kubernetes API has told the agent about a pod.
+func (a *node) heard(uid string) bool {
+	log, err := os.ReadFile(a.logPath)
+	if err != nil {
+		return false
+	}
+	_, rest, _ := bytes.Cut(log, []byte(`msg="agent started" http=`))
+	addr, _, _ := bytes.Cut(rest, []byte(" "))
+	resp, err := http.Get("http://" + string(addr) + "/why?q=" + uid)
+	if err != nil {
+		return false
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	return err == nil && bytes.Contains(text, []byte("is followed as")) && !bytes.Contains(text, []byte("API has not told about it"))
 }
 
 func (a *node) start(t testing.TB) {

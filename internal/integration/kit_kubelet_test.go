@@ -29,6 +29,8 @@ type kubelet struct {
 	api  kubernetes.Interface
 	node string
 	logs string // in place of /var/log/pods
+	// heard, when set, is waited for before a pod is deleted: that the API has told about it.
+	heard func(uid string) bool
 }
 
 // podKind is a sort of pods: what is special about its object, and the labels that the
@@ -212,6 +214,9 @@ const collectAfter = 500 * time.Millisecond
 // end deletes the pod: it is asked to stop and says its last words, then the API forgets it,
 // and then its directory goes.
 func (n *kubelet) end(ctx context.Context, kind podKind, pod *corev1.Pod, dir string, lastWords func() error) error {
+	for deadline := time.Now().Add(patience); n.heard != nil && !n.heard(string(pod.UID)) && time.Now().Before(deadline); {
+		time.Sleep(100 * time.Millisecond)
+	}
 	pods := n.api.CoreV1().Pods(kind.namespace)
 	for _, grace := range []int64{30, 0} {
 		err := n.insist(ctx, func() error {
