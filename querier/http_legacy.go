@@ -44,7 +44,11 @@ func (q *Querier) serveLegacyQuery(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, appendLegacyResult(nil, result, took))
+	body, err := q.inTurn(r, func() []byte { return appendLegacyResult(nil, result, took) })
+	if err != nil {
+		return err
+	}
+	return writeJSON(w, body)
 }
 
 func (q *Querier) serveLegacyLabels(w http.ResponseWriter, r *http.Request) error {
@@ -77,7 +81,8 @@ func writeLegacyStrings(w http.ResponseWriter, list []string, warned *warnings) 
 }
 
 func appendLegacyResult(b []byte, res *engine.Result, took time.Duration) []byte {
-	b = append(b, `{"streams":[`...)
+	b = appendWarnings(append(b, '{'), res.Warnings)
+	b = append(b, `"streams":[`...)
 	for i := range res.Streams {
 		if i > 0 {
 			b = append(b, ',')
@@ -106,8 +111,9 @@ func appendLegacyStream(b []byte, ls labels.Labels, entries []scan.Entry) []byte
 }
 
 // appendLegacyFrame appends a frame of /api/prom/tail.
-func appendLegacyFrame(b []byte, entries []tailEntry, dropped []model.Dropped) []byte {
-	b = append(b, `{"streams":[`...)
+func appendLegacyFrame(b []byte, entries []tailEntry, dropped []model.Dropped, warned []string) []byte {
+	b = appendWarnings(append(b, '{'), warned)
+	b = append(b, `"streams":[`...)
 	for i := range entries {
 		if i > 0 {
 			b = append(b, ',')

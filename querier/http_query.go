@@ -85,15 +85,15 @@ func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Pa
 	}
 	o := encoding{forward: p.Forward, took: took}
 	o.flags, o.categorize = encodingFlags(r)
-	body, err := q.print(r, result, o)
+	body, err := q.inTurn(r, func() []byte { return appendResult(nil, result, o) })
 	if err != nil {
 		return err
 	}
 	return writeJSON(w, body)
 }
 
-// print prints an answer in the tenant's turn: a large one takes as long as many blocks.
-func (q *Querier) print(r *http.Request, result *engine.Result, o encoding) ([]byte, error) {
+// inTurn prints an answer in the tenant's turn: a large one takes as long as many blocks.
+func (q *Querier) inTurn(r *http.Request, print func() []byte) ([]byte, error) {
 	tenants, err := server.TenantsOf(r)
 	if err != nil {
 		return nil, err
@@ -103,7 +103,7 @@ func (q *Querier) print(r *http.Request, result *engine.Result, o encoding) ([]b
 		return nil, err
 	}
 	defer leave()
-	return appendResult(nil, result, o), nil
+	return print(), nil
 }
 
 // evaluate checks a query against the tenant's limits, waits for its turn, and runs it.
@@ -195,11 +195,7 @@ type encoding struct {
 // appendResult appends a whole answer.
 func appendResult(b []byte, res *engine.Result, o encoding) []byte {
 	b = append(b, `{"status":"success",`...)
-	if len(res.Warnings) > 0 {
-		b = append(b, `"warnings":`...)
-		b = appendStringList(b, res.Warnings)
-		b = append(b, ',')
-	}
+	b = appendWarnings(b, res.Warnings)
 	b = append(b, `"data":{"resultType":"`...)
 	b = append(b, res.Type...)
 	b = append(b, `",`...)

@@ -31,8 +31,9 @@ func (w *warnings) list() []string {
 
 // append appends the member "warnings" and a comma to an answer, or nothing. Loki's answers
 // to these requests have no such member; clients pass over what they do not know.
-func (w *warnings) append(b []byte) []byte {
-	texts := w.list()
+func (w *warnings) append(b []byte) []byte { return appendWarnings(b, w.list()) }
+
+func appendWarnings(b []byte, texts []string) []byte {
 	if len(texts) == 0 {
 		return b
 	}

@@ -93,6 +93,7 @@ func (t *mergedTail) watch() {
 	tick := time.NewTicker(tailRetry)
 	defer tick.Stop()
 	var short time.Time // since when too few stand
+	warned := false
 	for {
 		all := t.owner.ring.Ingesters(t.tenant)
 		var missing, fresh []Replica
@@ -117,11 +118,19 @@ func (t *mergedTail) watch() {
 			t.start(r, nil)
 		}
 		switch {
-		case t.owner.tolerable(all, missing) || t.owner.cfg.Partial == partialWarn:
-			short = time.Time{}
+		case t.owner.tolerable(all, missing):
+			short, warned = time.Time{}, false
 		case short.IsZero():
 			short = time.Now()
-		case time.Since(short) > tailGrace:
+		case time.Since(short) <= tailGrace || warned:
+		case t.owner.cfg.Partial == partialWarn:
+			warned = true
+			select {
+			case t.out <- model.TailBatch{Warnings: []string{"incomplete: " + t.lost()}}:
+			case <-t.ctx.Done():
+				return
+			}
+		default:
 			close(t.broken)
 			return
 		}
@@ -239,21 +248,26 @@ func (t *mergedTail) Next(ctx context.Context) (model.TailBatch, error) {
 	case batch := <-t.out:
 		return batch, nil
 	case <-t.broken:
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		var missing []string
-		for _, s := range t.mu.subs {
-			if !s.stands {
-				missing = append(missing, s.replica.ID)
-			}
-		}
-		slices.Sort(missing)
-		return model.TailBatch{}, fault.New(fault.Unavailable, "the tail has lost too many ingesters, rows might be missing: %s", strings.Join(missing, ", "))
+		return model.TailBatch{}, fault.New(fault.Unavailable, "%s", t.lost())
 	case <-t.ctx.Done():
 		return model.TailBatch{}, fmt.Errorf("the tail is over: %w", context.Cause(t.ctx))
 	case <-ctx.Done():
 		return model.TailBatch{}, ctx.Err()
 	}
+}
+
+// lost says which subscriptions do not stand.
+func (t *mergedTail) lost() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var missing []string
+	for _, s := range t.mu.subs {
+		if !s.stands {
+			missing = append(missing, s.replica.ID)
+		}
+	}
+	slices.Sort(missing)
+	return "the tail has lost too many ingesters, rows might be missing: " + strings.Join(missing, ", ")
 }
 
 // Close ends all subscriptions, and waits for their ends.

@@ -13,8 +13,10 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/coder/websocket"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -181,7 +183,7 @@ func (c *cluster) fill(r *rand.Rand) map[string]bool {
 
 func clusterQuerier(t *testing.T, c *cluster, partial string) *Querier {
 	t.Helper()
-	cfg := Config{MaxConcurrent: 4, MaxOutstanding: 10, MaxMemory: 1 << 30, Partial: partial, ReplicaWait: 20 * time.Millisecond}
+	cfg := Config{MaxConcurrent: 4, MaxOutstanding: 10, MaxMemory: 1 << 30, Partial: partial, TailMaxDuration: time.Hour, ReplicaWait: 20 * time.Millisecond}
 	reg, quiet := prometheus.NewRegistry(), slog.New(slog.DiscardHandler)
 	g := NewIngesters(cfg, 3, c, c.dial, reg, quiet)
 	return New(cfg, []Source{g}, g, limits.Static(limits.Defaults()), reg, quiet)
@@ -287,7 +289,7 @@ func TestEveryAnswerWarns(t *testing.T) {
 			"index/volume_range?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "index/shards?query=%7Bapp%3D~%22.%2B%22%7D&targetBytesPerShard=1MB&" + span,
 			"patterns?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "detected_labels?" + span,
 			"detected_fields?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "detected_field/x/values?query=%7Bapp%3D~%22.%2B%22%7D&" + span,
-			"/api/prom/label?" + span, "/api/prom/label/none/values?" + span,
+			"/api/prom/query?query=%7Bapp%3D~%22.%2B%22%7D&" + span, "/api/prom/label?" + span, "/api/prom/label/none/values?" + span,
 		} {
 			if !strings.HasPrefix(path, "/") {
 				path = "/loki/api/v1/" + path
@@ -383,4 +385,49 @@ func TestTailsMergeReplicas(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestTailsWarn tails while too many ingesters are away: the first frame says so, and so does
+// a subscription that stays without them.
+func TestTailsWarn(t *testing.T) {
+	c := newCluster(3)
+	c.fill(rand.New(rand.NewPCG(2, 2)))
+	c.set("ing-0", "refuse")
+	c.set("ing-1", "refuse")
+	mux := http.NewServeMux()
+	clusterQuerier(t, c, partialWarn).Register(muxRouter{mux})
+	srv := httptest.NewServer(mux)
+	defer srv.Close()
+	for _, path := range []string{"/loki/api/v1/tail", "/api/prom/tail"} {
+		conn, _, err := websocket.Dial(t.Context(), strings.Replace(srv.URL, "http", "ws", 1)+path+"?query=%7Bapp%3D%22none%22%7D", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, text, err := conn.Read(t.Context())
+		var first struct{ Warnings []string }
+		if err != nil || json.Unmarshal(text, &first) != nil || len(first.Warnings) != 1 || !strings.Contains(first.Warnings[0], "so rows may be missing") {
+			t.Errorf("%s begins with %s %v, want the warning of the read before", path, text, err)
+		}
+		_ = conn.CloseNow()
+	}
+
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(3)
+		c.set("ing-0", "refuse")
+		c.set("ing-1", "refuse")
+		tail, err := clusterQuerier(t, c, partialWarn).tailer.Tail(t.Context(), "t", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer tail.Close()
+		b, err := tail.Next(t.Context())
+		if err != nil || len(b.Warnings) != 1 || !strings.Contains(b.Warnings[0], "ing-0, ing-1") {
+			t.Errorf("got %v %v, want a warning", b, err)
+		}
+		wait, cancel := context.WithTimeout(t.Context(), time.Hour)
+		defer cancel()
+		if b, err := tail.Next(wait); err == nil {
+			t.Errorf("then came %v; one warning is enough", b)
+		}
+	})
 }

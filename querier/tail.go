@@ -18,7 +18,6 @@ import (
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/pipeline"
-	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/logql/syntax"
 )
 
@@ -198,9 +197,9 @@ func (q *Querier) tail(ctx context.Context, conn *websocket.Conn, t tailRequest)
 	if err != nil {
 		return err
 	}
-	entries := historyEntries(history, t.categorize)
+	entries := historyEntries(history.Streams, t.categorize)
 	out := &tailWriter{conn: conn, req: t}
-	if err := out.send(ctx, entries, nil, 0); err != nil {
+	if err := out.send(ctx, entries, nil, 0, history.Warnings); err != nil {
 		return err
 	}
 	live, err := newLiveTail(t, entries)
@@ -212,14 +211,10 @@ func (q *Querier) tail(ctx context.Context, conn *websocket.Conn, t tailRequest)
 
 // history reads the newest entries up to the request's limit. It reaches a little into the
 // future, because clocks of senders differ.
-func (q *Querier) history(ctx context.Context, t tailRequest, now int64) ([]scan.Stream, error) {
-	result, err := q.execute(ctx, []model.Tenant{t.tenant}, q.limits.For(t.tenant), engine.Params{
+func (q *Querier) history(ctx context.Context, t tailRequest, now int64) (*engine.Result, error) {
+	return q.execute(ctx, []model.Tenant{t.tenant}, q.limits.For(t.tenant), engine.Params{
 		Query: t.query, Start: t.start, End: now + int64(time.Hour), Limit: t.limit, Step: time.Hour,
 	}, t.expr)
-	if err != nil {
-		return nil, err
-	}
-	return result.Streams, nil
 }
 
 // follow passes live entries on until the client goes, with a ping when all is quiet.
@@ -246,7 +241,7 @@ func (q *Querier) follow(ctx context.Context, conn *websocket.Conn, sub model.Ta
 			live.add(batch, time.Now())
 			entries, dropped, more := live.take(time.Now())
 			q.metrics.tailDrop.Add(float64(len(dropped) + more))
-			if err := out.send(ctx, entries, dropped, more); err != nil {
+			if err := out.send(ctx, entries, dropped, more, batch.Warnings); err != nil {
 				return err
 			}
 		}

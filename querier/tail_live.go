@@ -223,16 +223,16 @@ type tailWriter struct {
 	buf  []byte
 }
 
-func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []model.Dropped, more int) error {
-	for len(entries) > 0 || len(dropped) > 0 || more > 0 {
+func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []model.Dropped, more int, warnings []string) error {
+	for len(entries) > 0 || len(dropped) > 0 || more > 0 || len(warnings) > 0 {
 		n := min(len(entries), maxFrameEntries)
 		d := min(len(dropped), maxFrameEntries)
 		if t.req.legacy {
-			t.buf = appendLegacyFrame(t.buf[:0], entries[:n], dropped[:d])
+			t.buf = appendLegacyFrame(t.buf[:0], entries[:n], dropped[:d], warnings)
 		} else {
-			t.buf = t.appendFrame(t.buf[:0], entries[:n], dropped[:d], more)
+			t.buf = t.appendFrame(t.buf[:0], entries[:n], dropped[:d], more, warnings)
 		}
-		entries, dropped, more = entries[n:], dropped[d:], 0
+		entries, dropped, more, warnings = entries[n:], dropped[d:], 0, nil
 		wait, cancel := context.WithTimeout(ctx, tailWriteWait)
 		err := t.conn.Write(wait, websocket.MessageText, t.buf)
 		cancel()
@@ -243,10 +243,11 @@ func (t *tailWriter) send(ctx context.Context, entries []tailEntry, dropped []mo
 	return nil
 }
 
-// appendFrame appends a frame. Its member dropped_more is not Loki's: it counts entries
-// that were dropped besides those that dropped_entries names.
-func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []model.Dropped, more int) []byte {
-	b = append(b, `{"streams":[`...)
+// appendFrame appends a frame. Two members are not Loki's: dropped_more counts entries that
+// were dropped besides those that dropped_entries names, and warnings say what is missing.
+func (t *tailWriter) appendFrame(b []byte, entries []tailEntry, dropped []model.Dropped, more int, warned []string) []byte {
+	b = appendWarnings(append(b, '{'), warned)
+	b = append(b, `"streams":[`...)
 	for i, e := range entries {
 		if i > 0 {
 			b = append(b, ',')

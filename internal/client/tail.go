@@ -29,6 +29,8 @@ type TailFrame struct {
 	Entries []Entry
 	// Dropped are entries that the server could not send because this client was too slow.
 	Dropped []Entry
+	// Warnings say why entries may be missing.
+	Warnings []string
 }
 
 // maxReconnects and the waits between them are logcli's.
@@ -36,8 +38,8 @@ const maxReconnects = 5
 
 // Tail calls f for every frame until ctx ends, which is a success, or the server closes
 // the connection. When an established connection breaks it reconnects, from the last entry
-// on, and skips what it handed out; warn is told. A connection that cannot be made in the
-// first place is an error at once.
+// on, and skips what it handed out; warn is told, also of what the server warns of. A
+// connection that cannot be made in the first place is an error at once.
 func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn func(string)) error {
 	var last []Entry // handed out, with the newest timestamp
 	connected := false
@@ -53,6 +55,9 @@ func (c *Client) Tail(ctx context.Context, t Tail, f func(TailFrame) error, warn
 				if len(last) == 0 || e.Timestamp == last[0].Timestamp {
 					last = append(last, e)
 				}
+			}
+			for _, text := range frame.Warnings {
+				warn(text)
 			}
 			return f(frame)
 		})
@@ -192,11 +197,12 @@ func decodeFrame(msg []byte) (TailFrame, error) {
 			Timestamp string            `json:"timestamp"`
 			Labels    map[string]string `json:"labels"`
 		} `json:"dropped_entries"`
+		Warnings []string `json:"warnings"`
 	}
 	if err := json.Unmarshal(msg, &body); err != nil {
 		return TailFrame{}, fmt.Errorf("tail frame: %w", err)
 	}
-	var frame TailFrame
+	frame := TailFrame{Warnings: body.Warnings}
 	for _, s := range body.Streams {
 		entries, err := s.entries()
 		if err != nil {

@@ -58,6 +58,7 @@ func TestTailReconnects(t *testing.T) {
 	s := &tailServer{t: t}
 	s.scripts = append(s.scripts, func(ctx context.Context, conn *websocket.Conn) {
 		frame(ctx, conn, entry(1, "a", "one"), entry(2, "a", "two"), entry(2, "b", "two"))
+		_ = conn.Write(ctx, websocket.MessageText, []byte(`{"warnings":["incomplete"],"streams":[]}`))
 		_ = conn.CloseNow()
 	}, func(_ context.Context, conn *websocket.Conn) {
 		_ = conn.CloseNow()
@@ -67,11 +68,11 @@ func TestTailReconnects(t *testing.T) {
 	})
 	c := newClient(t, s, nil)
 	var got []Entry
-	warnings := 0
+	var warnings []string
 	err := c.Tail(t.Context(), Tail{Query: "{}", Start: 1}, func(f TailFrame) error {
 		got = append(got, f.Entries...)
 		return nil
-	}, func(string) { warnings++ })
+	}, func(text string) { warnings = append(warnings, text) })
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -82,8 +83,8 @@ func TestTailReconnects(t *testing.T) {
 	if diff := cmp.Diff([]int64{1, 2, 2}, s.mu.starts); diff != "" {
 		t.Errorf("starts: %s", diff)
 	}
-	if warnings != 2 {
-		t.Errorf("%d warnings, want 2", warnings)
+	if len(warnings) != 3 || warnings[0] != "incomplete" {
+		t.Errorf("got the warnings %q, want the server's and two of broken connections", warnings)
 	}
 }
 

@@ -203,6 +203,8 @@ type TailBatch struct {
 	Dropped []Dropped
 	// DroppedMore counts further ones that are not named.
 	DroppedMore int
+	// Warnings say why entries may be missing, also of those to come.
+	Warnings []string
 }
 
 // Dropped is an entry that a tail has left out.
