@@ -26,6 +26,22 @@ func TestSeriesOfAMoment(t *testing.T) {
 	}
 }
 
+func TestNotUpgrading(t *testing.T) {
+	for _, c := range []struct {
+		connection, upgrade string
+		want                int
+	}{
+		{"", "", http.StatusBadRequest},
+		{"close", "websocket", http.StatusBadRequest},
+		{"keep-alive, Upgrade", "h2c", http.StatusUpgradeRequired},
+		{"keep-alive, Upgrade", "WebSocket", 0},
+	} {
+		if got := notUpgrading(http.Header{"Connection": {c.connection}, "Upgrade": {c.upgrade}}); got != c.want {
+			t.Errorf("%+v: %d", c, got)
+		}
+	}
+}
+
 // TestRangesOfMetadata: requests about streams obey the limit on length, and each has its
 // own words for a range that lies the wrong way round.
 func TestRangesOfMetadata(t *testing.T) {
@@ -69,6 +85,7 @@ func TestOddParameters(t *testing.T) {
 		{"index/stats", "direction", "up", "invalid direction 'up'"},
 		{"index/stats", "step", "-1", notPositive},
 		{"tail", "limit", "5", "Bad Request\n"}, // no websocket
+		{"tail", "delay_for", "-1", "delay_for can't be greater than 5"},
 		{"tail", "delay_for", "6", "delay_for can't be greater than 5"},
 		{"index/volume", "query", `{app=~".*"}`, "parse error : queries require at least one regexp"},
 	} {

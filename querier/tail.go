@@ -82,7 +82,7 @@ func readTail(w http.ResponseWriter, r *http.Request) (t tailRequest, metric boo
 		if err != nil {
 			return t, false, fault.Wrap(fault.Invalid, err)
 		}
-		if t.delay = time.Duration(n) * time.Second; t.delay > maxTailDelay {
+		if t.delay = time.Duration(n) * time.Second; n < 0 || t.delay > maxTailDelay {
 			return t, false, fault.New(fault.Invalid, "delay_for can't be greater than 5")
 		}
 	}
@@ -121,6 +121,25 @@ func (q *Querier) serveLegacyTail(w http.ResponseWriter, r *http.Request) error 
 	return q.upgrade(w, r, true)
 }
 
+// notUpgrading returns the status of a request that does not want a websocket, 0 if it does.
+func notUpgrading(h http.Header) int {
+	has := func(name, token string) bool {
+		for _, t := range strings.Split(strings.Join(h.Values(name), ","), ",") {
+			if strings.EqualFold(strings.TrimSpace(t), token) {
+				return true
+			}
+		}
+		return false
+	}
+	switch {
+	case !has("Connection", "upgrade"):
+		return http.StatusBadRequest
+	case !has("Upgrade", "websocket"):
+		return http.StatusUpgradeRequired
+	}
+	return 0
+}
+
 func (q *Querier) upgrade(w http.ResponseWriter, r *http.Request, legacy bool) error {
 	t, metric, err := readTail(w, r)
 	if err != nil {
@@ -129,8 +148,8 @@ func (q *Querier) upgrade(w http.ResponseWriter, r *http.Request, legacy bool) e
 	if t.legacy = legacy; legacy {
 		t.flags, t.categorize = nil, false
 	}
-	if !strings.EqualFold(r.Header.Get("Upgrade"), "websocket") {
-		http.Error(w, http.StatusText(http.StatusBadRequest), http.StatusBadRequest)
+	if status := notUpgrading(r.Header); status != 0 {
+		http.Error(w, http.StatusText(status), status)
 		return nil
 	}
 	conn, err := websocket.Accept(w, r, &websocket.AcceptOptions{InsecureSkipVerify: true}) // any Origin, as Loki: there are no cookies to protect
@@ -209,11 +228,15 @@ func (q *Querier) tail(ctx context.Context, conn *websocket.Conn, t tailRequest)
 	return q.follow(ctx, conn, sub, live, out)
 }
 
-// history reads the newest entries up to the request's limit. It reaches a little into the
-// future, because clocks of senders differ.
+// history reads the newest entries up to the request's limit, and no more than a query may
+// have. It reaches a little into the future, because clocks of senders differ.
 func (q *Querier) history(ctx context.Context, t tailRequest, now int64) (*engine.Result, error) {
-	return q.execute(ctx, []model.Tenant{t.tenant}, q.limits.For(t.tenant), engine.Params{
-		Query: t.query, Start: t.start, End: now + int64(time.Hour), Limit: t.limit, Step: time.Hour,
+	lim, limit := q.limits.For(t.tenant), t.limit
+	if most := lim.MaxEntriesLimitPerQuery; most > 0 {
+		limit = min(limit, most)
+	}
+	return q.execute(ctx, []model.Tenant{t.tenant}, lim, engine.Params{
+		Query: t.query, Start: t.start, End: now + int64(time.Hour), Limit: limit, Step: time.Hour,
 	}, t.expr)
 }
 

@@ -116,7 +116,7 @@ type frame struct {
 }
 
 func (r *tailRig) open(query string, params ...string) (*client, error) {
-	v := url.Values{"query": {query}, "limit": {"5000"}}
+	v := url.Values{"query": {query}, "limit": {"5001"}} // more than a query may ask for
 	for i := 0; i < len(params); i += 2 {
 		v.Set(params[i], params[i+1])
 	}
