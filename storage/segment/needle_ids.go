@@ -19,7 +19,7 @@ import (
 // the needle; an id of that length costs one entry. Shorter ids have none: for them, and for
 // words, there is the matrix. A metadata pair is one item.
 //
-// Of an item a page keeps so many bits that one lookup in thirty to sixty finds a block in vain.
+// Of an item a page keeps so many bits that one lookup in sixteen to thirty-two finds a block in vain.
 const (
 	idGram   = 16
 	idDigits = 32
@@ -29,8 +29,8 @@ const (
 	// idSpread is how many different values the bits kept of an item have at least for each
 	// entry of a page, and idLowBits how many low bits of a difference of two neighbours are
 	// written as they are.
-	idSpread  = 32
-	idLowBits = 5
+	idSpread  = 16
+	idLowBits = 4
 	// maxIDEntries bounds the entries of a group, and maxIDPage the bytes of a page.
 	maxIDEntries = 1 << 26
 	maxIDPage    = 64 << 20

@@ -124,7 +124,7 @@ func TestAnIDTakesOneRequest(t *testing.T) {
 			}
 		}
 	}
-	if in > 60 || twice == 0 {
+	if in > 120 || twice == 0 {
 		t.Errorf("700 lookups found %d blocks in vain, %d took two requests", in, twice)
 	}
 }

@@ -3,7 +3,6 @@ package segment
 import (
 	"bytes"
 	"fmt"
-	"math/bits"
 	"math/rand/v2"
 	"slices"
 	"strconv"
@@ -237,12 +236,12 @@ func TestIDTable(t *testing.T) {
 		}
 		wrong := 0
 		for range 1000 {
-			for _, w := range find(rng.Uint32()) {
-				wrong += bits.OnesCount64(w)
+			if slices.Max(find(rng.Uint32())) != 0 {
+				wrong++
 			}
 		}
-		if wrong > 60 {
-			t.Errorf("%d entries: 1000 other items found %d blocks", len(want), wrong)
+		if wrong > 120 { // 63 are to be expected at most
+			t.Errorf("%d entries: %d of 1000 other items found blocks", len(want), wrong)
 		}
 	}
 }

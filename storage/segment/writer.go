@@ -38,8 +38,8 @@ type WriterOptions struct {
 }
 
 // DefaultNeedleBits: a phrase of 25 letters has about ten keys; if they were as rare as can be, a
-// block without the phrase would pass with a probability of 0.53^10.
-const DefaultNeedleBits = 1.33
+// block without the phrase would pass with a probability of 0.55^10.
+const DefaultNeedleBits = 1.25
 
 func (o *WriterOptions) setDefaults() {
 	if o.ID == "" {
