@@ -196,7 +196,7 @@ func TestIDsAreTheMinima(t *testing.T) {
 // A table finds every entry, popular items too, and little else.
 func TestIDTable(t *testing.T) {
 	rng := rand.New(rand.NewPCG(5, 5))
-	for range 60 {
+	for range 25 {
 		blocks := 1 + rng.IntN(3000)
 		var b idBuilder
 		want := make(map[idEntry]bool)
