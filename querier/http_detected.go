@@ -107,7 +107,6 @@ type field struct {
 	JSONPath    []string `json:"jsonPath,omitempty"`
 
 	values map[string]bool
-	parsed bool
 }
 
 // serveDetectedFields inspects the newest lines of a query.
@@ -245,12 +244,12 @@ func (d *detector) inspect(s *scan.Stream) {
 	for i := range s.Entries {
 		e := &s.Entries[i]
 		e.Metadata.Range(func(l labels.Label) { d.add(l.Name, l.Value, "", nil) })
+		parser := d.parse(base, hash, e)
 		e.Parsed.Range(func(l labels.Label) {
 			if !isErrorLabel(l.Name) {
-				d.add(l.Name, l.Value, "query", nil)
+				d.add(l.Name, l.Value, parser, nil)
 			}
 		})
-		d.parse(base, hash, e)
 	}
 }
 
@@ -258,9 +257,10 @@ func isErrorLabel(name string) bool {
 	return name == "__error__" || name == "__error_details__"
 }
 
-// parse tries the line as JSON and, if that fails, as logfmt. A name that is also structured
-// metadata is the same field.
-func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) {
+// parse tries the line as JSON and, if that fails, as logfmt, and returns the parser that
+// suits the line: labels that the query set itself count as found by it. A name that is
+// also structured metadata is the same field.
+func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) string {
 	parser, paths := "json", map[string][]string(nil)
 	_, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, nil)
 	if ok && ls.Err() == "" {
@@ -268,7 +268,7 @@ func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) {
 	} else {
 		parser = "logfmt"
 		if _, ls, ok = d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, nil); !ok {
-			return
+			return parser
 		}
 	}
 	ls.Parsed().Range(func(l labels.Label) {
@@ -281,10 +281,10 @@ func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) {
 		}
 		d.add(l.Name, l.Value, parser, path)
 	})
+	return parser
 }
 
-// add records a value. parser is "" for structured metadata and "query" for a label that
-// the query itself set.
+// add records a value. parser is "" for structured metadata.
 func (d *detector) add(name, value, parser string, path []string) {
 	f := d.fields[name]
 	if f == nil {
@@ -293,11 +293,7 @@ func (d *detector) add(name, value, parser string, path []string) {
 	}
 	f.Type = typeOf(value)
 	if parser != "" {
-		f.parsed = true
-		if f.Parsers == nil {
-			f.Parsers = []string{}
-		}
-		if parser != "query" && !slices.Contains(f.Parsers, parser) {
+		if !slices.Contains(f.Parsers, parser) {
 			f.Parsers = append(f.Parsers, parser)
 		}
 		value = humanSize(value)
@@ -328,7 +324,7 @@ func typeOf(v string) string {
 	return "string"
 }
 
-var sizeUnit = regexp.MustCompile(`(?i)(b|kb|mb|gb|tb|pb|eb|kib|mib|gib|tib|pib|eib)$`)
+var sizeUnit = regexp.MustCompile(`(?i)(b|[kmgtpe]i?b?)$`)
 
 // humanSize prints sizes in one form, so that 1024KB and 1.0MB are one value.
 func humanSize(v string) string {
