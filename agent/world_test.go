@@ -131,7 +131,9 @@ func (w *world) run() {
 // step makes one move.
 func (w *world) step() {
 	l := w.logs[w.rng.IntN(len(w.logs))]
-	switch w.rng.IntN(23) {
+	switch w.rng.IntN(24) {
+	case 23:
+		w.replace(l)
 	case 20:
 		w.copyTruncate(l)
 	case 21, 22:
@@ -325,6 +327,28 @@ func (w *world) truncate(l *worldLog) {
 	}
 	if w.rng.IntN(2) == 0 {
 		w.write(l)
+	}
+}
+
+// replace writes a file beside the log's and gives it the log's name, once everything has been
+// read. It may be read before that.
+func (w *world) replace(l *worldLog) {
+	if !l.exists || w.stop == nil || w.down {
+		return
+	}
+	w.complete(l)
+	w.settle()
+	fresh := *l
+	fresh.path += "-new"
+	w.write(&fresh)
+	w.complete(&fresh)
+	l.n = fresh.n
+	if w.rng.IntN(2) == 0 {
+		time.Sleep(time.Duration(w.rng.IntN(30)) * time.Millisecond)
+	}
+	w.note("replace %s, to #%d", filepath.Base(filepath.Dir(l.path)), l.n)
+	if err := os.Rename(fresh.path, l.path); err != nil {
+		w.t.Fatal(err)
 	}
 }
 
