@@ -170,7 +170,8 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		return b.frames[part], nil
 	}
 	parts := []int{part}
-	if !b.asked {
+	// To read less than is wanted costs nothing where nothing is far.
+	if !b.asked && (b.far() || !model.IsAlone(ctx)) {
 		b.asked = true
 		parts = append(parts, b.wanted()...)
 		slices.Sort(parts)
@@ -234,13 +235,18 @@ func (b *block) corrupt(part int, err error) error {
 
 // Fetch implements model.Block.
 func (b *block) Fetch() func(context.Context) error {
-	if far, ok := b.r.src.(interface{ Far() bool }); !ok || !far.Far() {
+	if !b.far() {
 		return nil
 	}
 	return func(ctx context.Context) error {
 		_, err := b.frame(ctx, partTimes)
 		return err
 	}
+}
+
+func (b *block) far() bool {
+	far, ok := b.r.src.(interface{ Far() bool })
+	return ok && far.Far()
 }
 
 // Times decodes the timestamps.
