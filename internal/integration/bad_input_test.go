@@ -36,7 +36,7 @@ func TestBadInput(t *testing.T) {
 	if raceDetector {
 		bound *= 4 // the detector keeps shadows of all memory
 	}
-	now, peak := s.memory()
+	now, peak, _ := s.memory()
 	t.Logf("resident: %d MB, at most %d MB", now>>20, peak>>20)
 	if peak > bound {
 		t.Errorf("the server needed %d MB, want at most %d", peak>>20, bound>>20)

@@ -135,8 +135,9 @@ func lastLines(text string, n int) string {
 	return strings.Join(lines[max(0, len(lines)-n):], "")
 }
 
-// memory returns the resident set of the process in bytes, now and at its highest.
-func (p *process) memory() (now, peak int64) {
+// memory returns the resident set of the process in bytes, now and at its highest, and how
+// much of it are pages of its program file, which the kernel can take back at any time.
+func (p *process) memory() (now, peak, program int64) {
 	p.t.Helper()
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "status"))
 	if err != nil {
@@ -150,5 +151,5 @@ func (p *process) memory() (now, peak int64) {
 		}
 		return kb << 10
 	}
-	return field("VmRSS"), field("VmHWM")
+	return field("VmRSS"), field("VmHWM"), field("RssFile")
 }

@@ -70,7 +70,7 @@ func runPods(t *testing.T, pods int, trouble func(*kube.ControlPlane), args ...s
 	}
 	s.settled(`sum(count_over_time({node_name="`+testNode+`"}[1h]))`, time.Now(), lines)
 	verifyLogs(t, s, logs, began)
-	_, peak := a.memory()
+	_, peak, _ := a.memory()
 	a.stop()
 	t.Logf("%d pods in %s, %d files, %d lines; the agent used %s of CPU and %d MiB at most", pods, took.Round(time.Second), len(logs), lines,
 		a.cmd.ProcessState.UserTime()+a.cmd.ProcessState.SystemTime(), peak>>20)
