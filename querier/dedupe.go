@@ -37,8 +37,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 	}
 	groups := groupByStream(parts)
 	if err := load(ctx, groups, enter, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
-		// All blocks stay in memory until the query has come to them: their lines must not.
-		d.times, err = d.Block.Times(model.Alone(ctx))
+		d.times, err = d.Block.Times(ctx)
 		return err
 	}); err != nil {
 		return err

@@ -144,7 +144,9 @@ func (b *blockMeta) at(number, part int) (at place, off int64, n int) {
 	return place{kind: kindLines, block: uint32(number)}, off + int64(n), b.lines
 }
 
-// wanted lists the parts that the request named.
+// wanted lists the parts that the request named and that are read with the first of them. Lines
+// wait until they are asked for, unless they come from afar: they are most of a block, and a
+// query that looks for rows that stand twice has the times of many blocks in memory.
 func (b *block) wanted() []int {
 	parts := []int{partTimes}
 	if b.want.Lengths || b.want.Lines {
@@ -155,7 +157,7 @@ func (b *block) wanted() []int {
 			parts = append(parts, partMetadata+i)
 		}
 	}
-	if b.want.Lines {
+	if b.want.Lines && b.far() {
 		parts = append(parts, b.partLines())
 	}
 	return parts
@@ -170,8 +172,7 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		return b.frames[part], nil
 	}
 	parts := []int{part}
-	// To read less than is wanted costs nothing where nothing is far.
-	if !b.asked && (b.far() || !model.IsAlone(ctx)) {
+	if !b.asked {
 		b.asked = true
 		parts = append(parts, b.wanted()...)
 		slices.Sort(parts)

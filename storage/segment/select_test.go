@@ -385,9 +385,10 @@ func TestSelectReadsOnlyWhatIsAsked(t *testing.T) {
 	blocks := int64(r.Info().Blocks)
 	everything := model.TimeRange{From: 0, Through: 20000 * 1e6}
 	type counters struct{ Requests, Stream, Time, Length, Line, Metadata, Hash, Blocks, Labels, Times, Needle int64 }
+	var last *model.Stats
 	run := func(req model.Request, read func(model.Block) error) counters {
 		var s model.Stats
-		req.Stats = &s
+		req.Stats, last = &s, &s
 		part, err := r.Select(t.Context(), &req)
 		if err != nil {
 			t.Fatal(err)
@@ -427,6 +428,14 @@ func TestSelectReadsOnlyWhatIsAsked(t *testing.T) {
 	})
 	if got.Requests != blocks || got.Metadata > 25000 || got.Metadata == 0 || got.Line+got.Length > 0 {
 		t.Errorf("levels: %+v", got)
+	}
+	// Whoever looks for rows that stand twice asks many blocks for their times before the first line.
+	fetched := func(columns model.Columns) int64 {
+		run(model.Request{Range: everything, Columns: columns}, times)
+		return last.BytesFetched.Load()
+	}
+	if with, without := fetched(model.Columns{Lines: true}), fetched(model.Columns{Lengths: true}); with != without {
+		t.Errorf("times of blocks whose lines are wanted, too: %d bytes were read, want %d as for times and lengths", with, without)
 	}
 	got = run(model.Request{Range: everything}, func(b model.Block) error { _, err := b.Hashes(t.Context()); return err })
 	if got.Hash != 8*20000 || got.Line+got.Time+got.Metadata > 0 && got.Line > 0 {
