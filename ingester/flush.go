@@ -187,7 +187,7 @@ func (i *Ingester) flush(ctx context.Context, g *generation) (err error) {
 	i.mu.frozen = slices.DeleteFunc(slices.Clone(i.mu.frozen), func(f *generation) bool { return f == g })
 	i.addSegments(listed)
 	i.mu.Unlock()
-	i.memory.release(g.bytes.Load())
+	i.memory.retire(g)
 	return nil
 }
 

@@ -32,6 +32,7 @@ type generation struct {
 
 	bytes   atomic.Int64
 	entries atomic.Int64
+	readers *readers
 
 	mu struct {
 		sync.RWMutex
@@ -46,7 +47,7 @@ type tenantDay struct {
 }
 
 func newGeneration(seq uint64) *generation {
-	g := &generation{seq: seq, complete: make(chan struct{})}
+	g := &generation{seq: seq, complete: make(chan struct{}), readers: &readers{}}
 	g.mu.tables = make(map[model.Tenant]*table)
 	return g
 }

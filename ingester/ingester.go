@@ -11,8 +11,9 @@
 //     Select, and stays visible, exactly once in every part, through freezing, flushing,
 //     uploading and any crash.
 //   - Memory is bounded by Config.MemtableBytes whatever the number of tenants and
-//     streams, plus a list of active streams bounded by a quarter of that. When disk or
-//     memory is full, Push refuses with fault.Unavailable, and takes entries again by itself.
+//     streams, half as much for memtables that queries still read (readers.go), plus a list
+//     of active streams bounded by a quarter of that. When disk or memory is full, Push refuses with fault.Unavailable, and takes entries again by
+//     itself.
 //   - The object store may be away for as long as the disk has room.
 //   - A restart replays at most what Config.MemtableBytes holds.
 //

@@ -10,22 +10,25 @@ import (
 type memory struct {
 	used     atomic.Int64 // by memtables, frozen ones included
 	reserved atomic.Int64 // by pushes between step 2 and the end
+	held     atomic.Int64 // by memtables that are segments already, but are being read; see readers.go
 
 	mu struct {
 		sync.Mutex
-		freed chan struct{} // closed, and replaced, whenever memory has become free
+		freed   chan struct{} // closed, and replaced, whenever memory has become free
+		readers map[*reader]struct{}
 	}
 }
 
 func newMemory() *memory {
 	m := &memory{}
 	m.mu.freed = make(chan struct{})
+	m.mu.readers = make(map[*reader]struct{})
 	return m
 }
 
 // take reserves n bytes when they fit the limit.
 func (m *memory) take(n, limit int64) bool {
-	if m.reserved.Add(n)+m.used.Load() <= limit {
+	if m.reserved.Add(n)+m.used.Load()+m.excess(limit) <= limit {
 		return true
 	}
 	m.reserved.Add(-n)
@@ -42,6 +45,11 @@ func (m *memory) wait() <-chan struct{} {
 // release gives back n bytes of memtables and wakes those who wait.
 func (m *memory) release(n int64) {
 	m.used.Add(-n)
+	m.wake()
+}
+
+// wake has those who wait try again.
+func (m *memory) wake() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	close(m.mu.freed)

@@ -17,7 +17,9 @@ const (
 // memBlock is a range of sorted rows of a snapshot. A column is gathered from the slabs
 // when it is asked for.
 type memBlock struct {
-	snap        *snapshot
+	tenant      model.Tenant
+	snap        *snapshot // nil once it is released
+	lease       *lease    // likewise; counts the memory that snap holds
 	refs        []ref
 	runs        []model.Run
 	first, last int64
@@ -29,12 +31,13 @@ type memBlock struct {
 	hashes  []uint64
 }
 
-// blocks cuts rows into blocks.
-func (r sortedRows) blocks() []model.Block {
+// blocks cuts rows into blocks, each of which counts in the lease.
+func (r sortedRows) blocks(lease *lease) []model.Block {
 	var out []model.Block
 	run := 0
 	for from := 0; from < len(r.refs); {
-		b := &memBlock{snap: r.snap}
+		b := &memBlock{tenant: r.snap.table.tenant, snap: r.snap, lease: lease}
+		lease.blocks.Add(1)
 		to := from
 		for ; to < len(r.refs) && to-from < blockRows; to++ {
 			sl, i := r.snap.at(r.refs[to])
@@ -64,7 +67,7 @@ func (r sortedRows) blocks() []model.Block {
 	return out
 }
 
-func (b *memBlock) Name() string           { return "memtable of tenant " + string(b.snap.table.tenant) }
+func (b *memBlock) Name() string           { return "memtable of tenant " + string(b.tenant) }
 func (b *memBlock) Rows() int              { return len(b.refs) }
 func (b *memBlock) Bounds() (int64, int64) { return b.first, b.last }
 func (b *memBlock) RawBytes() int64        { return b.raw }
@@ -73,6 +76,9 @@ func (b *memBlock) Dead() model.Bitmap     { return nil }
 
 func (b *memBlock) Times(context.Context) ([]int64, error) {
 	if b.times == nil {
+		if err := b.lease.check(); err != nil {
+			return nil, err
+		}
 		b.times = make([]int64, len(b.refs))
 		for i, r := range b.refs {
 			b.times[i] = b.snap.time(r)
@@ -83,6 +89,9 @@ func (b *memBlock) Times(context.Context) ([]int64, error) {
 
 func (b *memBlock) Offsets(context.Context) ([]uint32, error) {
 	if b.offsets == nil {
+		if err := b.lease.check(); err != nil {
+			return nil, err
+		}
 		b.offsets = make([]uint32, len(b.refs)+1)
 		at := uint32(0)
 		for i, r := range b.refs {
@@ -96,6 +105,9 @@ func (b *memBlock) Offsets(context.Context) ([]uint32, error) {
 
 func (b *memBlock) Lines(context.Context) ([]byte, error) {
 	if b.lines == nil {
+		if err := b.lease.check(); err != nil {
+			return nil, err
+		}
 		b.lines = make([]byte, 0, b.raw)
 		for _, r := range b.refs {
 			line, _ := b.snap.row(r)
@@ -129,6 +141,9 @@ func (b *memBlock) MetadataNames() []string {
 
 func (b *memBlock) Metadata(_ context.Context, name string) (model.Column, error) {
 	column := model.Column{Values: []string{""}}
+	if err := b.lease.check(); err != nil {
+		return column, err
+	}
 	id := slices.Index(b.snap.names, name)
 	if id < 0 {
 		return column, nil
@@ -157,6 +172,9 @@ func (b *memBlock) Metadata(_ context.Context, name string) (model.Column, error
 
 func (b *memBlock) Hashes(context.Context) ([]uint64, error) {
 	if b.hashes == nil {
+		if err := b.lease.check(); err != nil {
+			return nil, err
+		}
 		b.hashes = make([]uint64, len(b.refs))
 		for i, r := range b.refs {
 			b.hashes[i] = b.snap.hash(r)
@@ -165,4 +183,10 @@ func (b *memBlock) Hashes(context.Context) ([]uint64, error) {
 	return b.hashes, nil
 }
 
-func (b *memBlock) Release() { *b = memBlock{snap: b.snap} }
+// Release lets the memtable go, too: the block may be listed until its query ends.
+func (b *memBlock) Release() {
+	if b.lease != nil {
+		b.lease.done()
+	}
+	*b = memBlock{tenant: b.tenant}
+}

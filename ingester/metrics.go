@@ -31,6 +31,7 @@ func newMetrics(reg prometheus.Registerer, i *Ingester) *metrics {
 		f.NewGaugeFunc(prometheus.GaugeOpts{Name: "skald_ingester_" + name, Help: help}, value)
 	}
 	gauge("memtable_bytes", "Memory of the memtables, being written out or not.", func() float64 { return float64(i.memory.used.Load()) })
+	gauge("memtable_read_bytes", "Memory of memtables that are segments already and that queries still read.", func() float64 { return float64(i.memory.held.Load()) })
 	gauge("memtable_limit_bytes", "The most memory that memtables may take.", func() float64 { return float64(i.cfg.MemtableBytes) })
 	gauge("memtables_frozen", "Memtables that wait to be written out.", func() float64 {
 		i.mu.RLock()

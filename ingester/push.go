@@ -188,6 +188,9 @@ func (i *Ingester) reserve(ctx context.Context, need int64) error {
 			return ctx.Err()
 		case <-deadline:
 			i.metrics.refused.WithLabelValues("memory").Inc()
+			if i.memory.excess(i.cfg.MemtableBytes) > 0 && i.memory.endLargest() {
+				return fault.New(fault.Unavailable, "ingester is out of memory for entries: queries still read %d bytes that are written already, and one of them is ended; retry later", i.memory.held.Load())
+			}
 			return fault.New(fault.Unavailable, "ingester is out of memory for entries: %d of %d bytes wait to be written to disk, retry later", i.memory.used.Load(), i.cfg.MemtableBytes)
 		}
 	}

@@ -35,29 +35,33 @@ func (i *Ingester) Select(ctx context.Context, name model.Tenant, req *model.Req
 		// Also without blocks: the object store need not look into its copy then.
 		sel.Parts = append(sel.Parts, part)
 	}
+	reading := &reader{memory: i.memory}
 	for _, g := range v.generations {
 		if err := ctx.Err(); err != nil {
 			sel.Release()
 			return nil, err
 		}
-		if blocks := g.selectBlocks(name, req); len(blocks) > 0 {
+		if blocks := g.selectBlocks(name, req, reading); len(blocks) > 0 {
 			sel.Parts = append(sel.Parts, model.Part{Blocks: blocks})
 		}
 	}
+	i.memory.remember(reading)
 	return sel, nil
 }
 
-func (g *generation) selectBlocks(name model.Tenant, req *model.Request) []model.Block {
+func (g *generation) selectBlocks(name model.Tenant, req *model.Request, reading *reader) []model.Block {
 	t := g.table(name)
 	if t == nil {
 		return nil
 	}
+	lease := reading.lease(g)
+	defer lease.done()
 	snap := t.snapshot()
 	rows := snap.sorted(snap.match(req.Matchers), req.Range)
 	if req.Stats != nil {
 		req.Stats.MemtableRows.Add(int64(len(rows.refs)))
 	}
-	return rows.blocks()
+	return rows.blocks(lease)
 }
 
 func (s *localSegment) selectPart(ctx context.Context, req *model.Request) (model.Part, error) {
