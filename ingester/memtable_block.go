@@ -183,6 +183,9 @@ func (b *memBlock) Hashes(context.Context) ([]uint64, error) {
 	return b.hashes, nil
 }
 
+// Forget implements model.Forgetter: the rows are in the memtable still.
+func (b *memBlock) Forget() { b.times, b.offsets, b.lines, b.hashes = nil, nil, nil, nil }
+
 // Release lets the memtable go, too: the block may be listed until its query ends.
 func (b *memBlock) Release() {
 	if b.lease != nil {

@@ -83,6 +83,9 @@ type pinnedBlock struct {
 	segment *localSegment
 }
 
+// Forget implements model.Forgetter.
+func (b *pinnedBlock) Forget() { model.Forget(b.Block) }
+
 func (b *pinnedBlock) Release() {
 	b.Block.Release()
 	if b.segment != nil {

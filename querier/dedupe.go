@@ -30,12 +30,22 @@ import (
 //
 // With several replicas everything overlaps, so nothing is kept per pair of runs: memory
 // grows with the number of runs only. The order of marking does not matter, because the
-// first of equal rows is never marked, whoever marks the others.
-func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats, enter enterFunc) error {
+// first of equal rows is never marked, whoever marks the others. What is read counts in the
+// budget, and is not kept for the query itself.
+func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats, budget *dedupeBudget, enter enterFunc) error {
 	if len(parts) < 2 {
 		return nil
 	}
 	groups := groupByStream(parts)
+	if len(groups) == 0 {
+		return nil
+	}
+	release, err := budget.take(ctx, groups)
+	if err != nil {
+		return err
+	}
+	defer release()
+	ctx = model.Alone(ctx)
 	if err := load(ctx, groups, enter, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.times, err = d.Block.Times(ctx)
 		return err
@@ -76,7 +86,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 
 // markDuplicates reads blocks in the tenant's turn.
 func (q *Querier) markDuplicates(ctx context.Context, tenant model.Tenant, parts []model.Part, stats *model.Stats) error {
-	return markDuplicates(ctx, parts, stats, func(ctx context.Context) (func(), error) {
+	return markDuplicates(ctx, parts, stats, q.dedupe, func(ctx context.Context) (func(), error) {
 		return q.queues.turns.Enter(ctx, string(tenant), turns.Queries)
 	})
 }

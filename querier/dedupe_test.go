@@ -2,8 +2,10 @@ package querier
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -46,8 +48,12 @@ func TestEachRowIsLiveOnce(t *testing.T) {
 			sel[i] = selection.Parts[0]
 		}
 		stats := &model.Stats{}
-		if err := markDuplicates(context.Background(), sel, stats, func(context.Context) (func(), error) { return func() {}, nil }); err != nil {
+		budget := newDedupeBudget(Config{DedupeBytes: 1, MaxMemory: 1 << 20})
+		if err := markDuplicates(context.Background(), sel, stats, budget, func(context.Context) (func(), error) { return func() {}, nil }); err != nil {
 			t.Fatal(err)
+		}
+		if !budget.free.TryAcquire(budget.limit) {
+			t.Fatalf("seed %d: not all of the budget came back", seed)
 		}
 		got := liveRows(t, sel)
 		for k, n := range got {
@@ -109,4 +115,66 @@ func liveRows(t *testing.T, parts []model.Part) map[string]int {
 		}
 	}
 	return got
+}
+
+// unreadable is a block whose times cannot be read.
+type unreadable struct{ model.Block }
+
+func (unreadable) Times(context.Context) ([]int64, error) { return nil, errors.New("a bad disk") }
+
+// The budget bounds what queries hold together; however one ends, it gives all back.
+func TestDedupeBudget(t *testing.T) {
+	parts := func() []model.Part {
+		p := make([]model.Part, 2)
+		for i := range p {
+			rows := map[string]*model.Stream{}
+			for n := range 100 {
+				addRow(rows, labels.FromStrings("app", "a"), model.Entry{Timestamp: int64(n), Line: []byte("x")})
+			}
+			sel, err := blocks.New(list(rows), blocks.Options{Lenient: true}).Select(context.Background(), &model.Request{Range: model.TimeRange{Through: 1 << 60}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p[i] = sel.Parts[0]
+		}
+		return p
+	}
+	const need = 200 * rowBytes
+	anyTurn := func(context.Context) (func(), error) { return func() {}, nil }
+	cancelled, cancel := context.WithCancel(context.Background())
+	cancel()
+	for name, c := range map[string]struct {
+		cfg    Config
+		ctx    context.Context
+		before int64 // held by others
+		broken bool
+		want   string
+	}{
+		"fits":       {cfg: Config{DedupeBytes: need}},
+		"alone":      {cfg: Config{DedupeBytes: need / 2, MaxMemory: need}},
+		"unbounded":  {},
+		"too large":  {cfg: Config{DedupeBytes: need - 1}, want: "-querier.dedupe-bytes"},
+		"gives up":   {cfg: Config{DedupeBytes: need}, ctx: cancelled, before: 1, want: "canceled"},
+		"unreadable": {cfg: Config{DedupeBytes: need}, broken: true, want: "a bad disk"},
+	} {
+		budget := newDedupeBudget(c.cfg)
+		if !budget.free.TryAcquire(c.before) {
+			t.Fatal("a new budget is not free")
+		}
+		p := parts()
+		if c.broken {
+			p[1].Blocks[0] = unreadable{p[1].Blocks[0]}
+		}
+		ctx := c.ctx
+		if ctx == nil {
+			ctx = context.Background()
+		}
+		err := markDuplicates(ctx, p, nil, budget, anyTurn)
+		if text := fmt.Sprint(err); err == nil && c.want != "" || err != nil && (c.want == "" || !strings.Contains(text, c.want)) {
+			t.Errorf("%s: got %v, want %q", name, err, c.want)
+		}
+		if !budget.free.TryAcquire(budget.limit - c.before) {
+			t.Errorf("%s: not all of the budget came back", name)
+		}
+	}
 }

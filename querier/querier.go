@@ -39,6 +39,11 @@ type Config struct {
 	MaxOutstanding int
 	// MaxMemory bounds what one query may hold in partial results, in bytes.
 	MaxMemory int64
+	// DedupeBytes bounds what all queries together hold to find rows that stand twice; 0 is no
+	// bound.
+	DedupeBytes int64
+	// Overloaded returns why no query can be begun now, or nil; nil means always.
+	Overloaded func() error
 	// TailMaxDuration ends live tails that are older.
 	TailMaxDuration time.Duration
 	// Partial says what a read does when too few ingesters answer: fail, or warn.
@@ -68,6 +73,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait. One tenant gets at most half of the places, fewer while others use them, so that there is one for whoever comes")
 	fs.IntVar(&c.MaxOutstanding, "querier.max-outstanding-per-tenant", 256, "queries of one tenant that may wait; more are refused with 429")
 	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
+	fs.Int64Var(&c.DedupeBytes, "querier.dedupe-bytes", 1<<30, "`bytes` that all queries together may hold to find rows that several replicas or segments have, 16 for each row of streams with more than one source; more wait. One query may have as much, or querier.max-memory if that is more; beyond it is refused with what to change")
 	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
 	fs.StringVar(&c.Partial, "querier.partial", partialFail, "what a read does when so many ingesters do not answer that acknowledged rows may be missing: `fail` with 503, or warn in the answer")
 	fs.DurationVar(&c.ReplicaWait, "querier.replica-wait", 200*time.Millisecond, "how long a read waits for the last ingesters when those that have answered hold every row")
@@ -88,6 +94,7 @@ type Querier struct {
 	deletes *compact.Deletes // nil when there are none
 	logger  *slog.Logger
 	queues  queues
+	dedupe  *dedupeBudget
 	peers   Peers // nil when there are no other queriers
 	// dialPeer returns the connection to a peer.
 	dialPeer func(addr string) (grpc.ClientConnInterface, error)
@@ -113,7 +120,7 @@ func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg pro
 	q := &Querier{
 		cfg: cfg, sources: sources, tailer: tailer, limits: lim, logger: logger,
 		engine: engine.New(engine.Options{MaxMemory: cfg.MaxMemory}),
-		queues: newQueues(cfg, reg),
+		queues: newQueues(cfg, reg), dedupe: newDedupeBudget(cfg),
 	}
 	q.tails.mu.open = map[model.Tenant]int{}
 	counter := func(name, help string) prometheus.Counter {
@@ -182,8 +189,13 @@ func (q *Querier) Register(r Router) {
 }
 
 // admit waits until a query of the tenants may run, and returns the function that says
-// that it has ended. stats, when not nil, receives the time waited.
+// that it has ended. While memory is short none is begun. stats, when not nil, receives the time waited.
 func (q *Querier) admit(ctx context.Context, tenants []model.Tenant, stats *model.Stats) (func(), error) {
+	if q.cfg.Overloaded != nil {
+		if err := q.cfg.Overloaded(); err != nil {
+			return nil, err
+		}
+	}
 	began := time.Now()
 	leave, err := q.queues.queries.Enter(ctx, queueKey(tenants), turns.Queries)
 	if ctx.Err() != nil && err != nil {

@@ -123,6 +123,9 @@ func (b *block) Fetch() func(context.Context) error {
 	return func(ctx context.Context) error { return fetch(accounted(ctx, b.stats, false)) }
 }
 
+// Forget implements model.Forgetter.
+func (b *block) Forget() { model.Forget(b.Block) }
+
 func (b *block) Times(ctx context.Context) ([]int64, error) {
 	return b.Block.Times(accounted(ctx, b.stats, false))
 }

@@ -13,7 +13,7 @@ func TestFitMemory(t *testing.T) {
 		c.register(flag.NewFlagSet("", flag.ContinueOnError))
 		untouched.register(flag.NewFlagSet("", flag.ContinueOnError))
 		c.fitMemory(limit, slog.New(slog.DiscardHandler))
-		single := c.distributor.MaxInflightBytes + c.ingester.MemtableBytes + c.querier.MaxMemory + c.cacheMemory + int64(c.distributor.LabelCacheBytes)
+		single := c.distributor.MaxInflightBytes + c.ingester.MemtableBytes + c.querier.MaxMemory + c.querier.DedupeBytes + c.cacheMemory + int64(c.distributor.LabelCacheBytes)
 		switch roomy := limit == 0 || limit > 4<<30; {
 		case roomy && (c.distributor.MaxInflightBytes != untouched.distributor.MaxInflightBytes || c.ingester.MemtableBytes != untouched.ingester.MemtableBytes):
 			t.Errorf("with a limit of %d bounds were lowered", limit)

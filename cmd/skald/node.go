@@ -68,7 +68,7 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cfg.distributor.Turns = turns.ForCores()
 	cfg.querier.Turns = cfg.distributor.Turns
 	n.cfg = cfg
-	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded = memory.Check, memory.Check
+	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded, n.cfg.querier.Overloaded = memory.Check, memory.Check, memory.Check
 	// Listening comes first: a port in use should not cost a recovery.
 	if err := n.openDoors(); err != nil {
 		return nil, err

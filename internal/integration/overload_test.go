@@ -1,8 +1,10 @@
 package integration
 
 import (
+	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,7 +15,7 @@ import (
 
 // TestOverload gives a server little memory and many times the load that it can take. It
 // must stay inside that memory, say so to those it turns away, and in the end have every
-// line that it acknowledged, once.
+// line that it acknowledged, once. A full run has it answer queries that read everything, too.
 func TestOverload(t *testing.T) {
 	const container = 384 << 20
 	t.Setenv("GOMEMLIMIT", strconv.Itoa(container-64<<20)) // what -memory.limit-ratio makes of it
@@ -23,15 +25,28 @@ func TestOverload(t *testing.T) {
 	if full() {
 		writers, span = 64, 30*time.Second
 	}
-	o := &overload{server: s, refused: map[string]int{}}
+	o := &overload{server: s, refused: map[string]int{}, queries: map[int]int{}}
 	began := time.Now()
 	var wg sync.WaitGroup
 	for i := range writers {
 		wg.Go(func() { o.write(t, i, began, began.Add(span)) })
 	}
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var readers sync.WaitGroup
+	queries := 0
+	if full() {
+		queries = 8
+	}
+	for range queries {
+		readers.Go(func() { o.read(ctx, t, began) })
+	}
 	wg.Wait()
+	cancel()
+	readers.Wait()
 	now, peak, program := s.memory()
 	peak -= program
+	t.Logf("heavy queries by status: %v", o.queries)
 	t.Logf("%d writers offered %d MB in %s, %d times what was taken (%d MB); refused: %v; resident %d MB, its own at most %d of %d MB",
 		writers, o.offered.Load()>>20, time.Since(began).Round(time.Second), o.offered.Load()/max(1, o.taken.Load()), o.taken.Load()>>20,
 		o.refused, now>>20, peak>>20, container>>20)
@@ -60,6 +75,7 @@ type overload struct {
 	offered, taken atomic.Int64 // bytes of bodies, each time they were sent
 	mu             sync.Mutex
 	refused        map[string]int // by status
+	queries        map[int]int    // by status
 	lines          [64]int        // acknowledged, by writer
 }
 
@@ -93,6 +109,26 @@ func (o *overload) write(t *testing.T, writer int, began, end time.Time) {
 		o.mu.Lock()
 		o.lines[writer] += linesPerOverload
 		o.mu.Unlock()
+	}
+}
+
+// read sends one heavy query after the other. A server that is short of something may say so.
+func (o *overload) read(ctx context.Context, t *testing.T, began time.Time) {
+	for ctx.Err() == nil {
+		status, answer, _, err := o.server.ask(ctx, "", "/loki/api/v1/query_range", url.Values{
+			"query": {`sum by (writer) (rate({job="overload"} | logfmt | method="GET" | hash =~ ".*[13579]" [1m]))`},
+			"start": {fmt.Sprint(began.Add(-time.Minute).UnixNano())}, "end": {fmt.Sprint(began.Add(time.Minute).UnixNano())}, "step": {"10"},
+		})
+		switch {
+		case ctx.Err() != nil:
+		case err != nil || status != http.StatusOK && status != http.StatusTooManyRequests && status != http.StatusServiceUnavailable && status != http.StatusGatewayTimeout:
+			t.Errorf("a query: %d %.300s %v", status, answer, err)
+			return
+		default:
+			o.mu.Lock()
+			o.queries[status]++
+			o.mu.Unlock()
+		}
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 	"math"
 	"os"
 	"path"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"strconv"
@@ -132,13 +133,19 @@ type Guard struct {
 
 	mu struct {
 		sync.Mutex
-		at    time.Time
-		short error
+		at        time.Time
+		short     error
+		collected time.Time // when a collection was asked for
 	}
 }
 
-// sampled is how long a reading counts.
-const sampled = 20 * time.Millisecond
+const (
+	// sampled is how long a reading counts.
+	sampled = 20 * time.Millisecond
+	// collectEvery is the pace of collections while memory is short. Only a collection finds out
+	// that it no longer is, and while all work is refused nothing would lead to one.
+	collectEvery = 2 * time.Second
+)
 
 // Limit is the runtime's memory limit in bytes, 0 when there is none.
 func (g *Guard) Limit() int64 { return g.limit }
@@ -162,6 +169,10 @@ func (g *Guard) Check() error {
 	if float64(live) > g.shed*float64(g.limit) || total > g.limit+g.limit/20 {
 		g.mu.short = fault.New(fault.Unavailable, "the server is short of memory: %s of %s are in use, try again later",
 			humanize.IBytes(uint64(max(live, total))), humanize.IBytes(uint64(g.limit)))
+		if now.Sub(g.mu.collected) > collectEvery {
+			g.mu.collected = now
+			go runtime.GC() // ends by itself
+		}
 	}
 	return g.mu.short
 }

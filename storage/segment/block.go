@@ -77,6 +77,19 @@ func (b *block) Dead() model.Bitmap          { return nil }
 func (b *block) Release() {
 	b.dropFrames()
 	b.asked = false
+	b.dropColumns()
+}
+
+// Forget implements model.Forgetter. What came from afar stays as it came, compressed.
+func (b *block) Forget() {
+	if !b.far() {
+		b.dropFrames()
+		b.asked = false
+	}
+	b.dropColumns()
+}
+
+func (b *block) dropColumns() {
 	if b.times != nil {
 		int64Pool.Put(b.times)
 	}
@@ -172,11 +185,11 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		return b.frames[part], nil
 	}
 	parts := []int{part}
-	if !b.asked {
+	if !b.asked && !(b.far() && model.IsAlone(ctx)) {
 		b.asked = true
 		parts = append(parts, b.wanted()...)
 		slices.Sort(parts)
-		parts = slices.Compact(parts)
+		parts = slices.DeleteFunc(slices.Compact(parts), func(p int) bool { return b.frames[p] != nil })
 	}
 	for len(parts) > 0 {
 		_, start, n := b.meta.at(b.number, parts[0])
@@ -240,8 +253,13 @@ func (b *block) Fetch() func(context.Context) error {
 		return nil
 	}
 	return func(ctx context.Context) error {
-		_, err := b.frame(ctx, partTimes)
-		return err
+		for _, part := range b.wanted() {
+			// The first that is not there brings all others.
+			if _, err := b.frame(ctx, part); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
 }
 
@@ -508,6 +526,13 @@ func (b *block) computeHashes(ctx context.Context) ([]uint64, error) {
 			}
 		}
 		(*hashes)[row] = d.Sum64()
+	}
+	if model.IsAlone(ctx) {
+		// Who compares hashes has those of many blocks, and no use for what they are made of.
+		times := b.times
+		b.times = nil
+		b.Release()
+		b.times = times
 	}
 	b.hashes = hashes
 	return *hashes, nil

@@ -174,3 +174,57 @@ func TestOpenTakesFewReads(t *testing.T) {
 		t.Errorf("%d reads", n)
 	}
 }
+
+// distant is a Source that is far away.
+type distant struct{ memory }
+
+func (*distant) Far() bool { return true }
+
+// Who wants the times of many blocks alone does not get their lines; these come in one request
+// later, ahead of who reads them, and nothing is asked for twice.
+func TestTimesAlone(t *testing.T) {
+	var entries []entry
+	for i := range 2000 {
+		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: fmt.Sprintf("line %x", uint64(i)*0x9e3779b97f4a7c15)})
+	}
+	src := &distant{memory{data: write(t, WriterOptions{}, entries)}}
+	r, err := Open(t.Context(), src, ReaderOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stats := new(model.Stats)
+	part, err := r.Select(t.Context(), &model.Request{Range: allTime, Columns: model.Columns{Lines: true}, Stats: stats})
+	if err != nil || len(part.Blocks) != 1 {
+		t.Fatal(part, err)
+	}
+	b := part.Blocks[0]
+	meta := b.(*block).meta
+	before := stats.BytesFetched.Load()
+	read := func(what string, want int, f func() error) {
+		t.Helper()
+		if err := f(); err != nil {
+			t.Fatal(err)
+		}
+		now := stats.BytesFetched.Load()
+		if got := now - before; got != int64(want) {
+			t.Errorf("%s: %d bytes were fetched, want %d", what, got, want)
+		}
+		before = now
+	}
+	alone := model.Alone(t.Context())
+	read("times", meta.times, func() error { _, err := b.Times(alone); return err })
+	model.Forget(b)
+	read("the rest, ahead", meta.lengths+meta.lines, func() error { return b.Fetch()(t.Context()) })
+	read("what is there", 0, func() error {
+		_, err := b.Times(t.Context())
+		if err == nil {
+			_, err = b.Lines(t.Context())
+		}
+		return err
+	})
+	// Hashes are made of lines here, which are not kept.
+	read("lines for hashes", 0, func() error { _, err := b.Hashes(alone); return err })
+	if c := b.(*block); c.lines != nil || c.packed != nil || c.frames != nil {
+		t.Error("lines are kept beside the hashes that were made of them")
+	}
+}
