@@ -48,7 +48,7 @@ type Config struct {
 func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.Int64Var(&c.MaxReceivedBytes, "distributor.max-received-bytes", 100<<20, "Largest body of a push as it is sent. Larger ones are refused.")
 	fs.Int64Var(&c.MaxDecompressedBytes, "distributor.max-decompressed-bytes", 256<<20, "Largest body of a push after decompression. Larger ones are refused.")
-	fs.Int64Var(&c.MaxInflightBytes, "distributor.max-inflight-bytes", 256<<20, "Memory for all pushes being worked on, at most half of it for several pushes of one tenant. Beyond it pushes get 503 and Retry-After; a push that alone needs more gets 413.")
+	fs.Int64Var(&c.MaxInflightBytes, "distributor.max-inflight-bytes", 256<<20, "Memory for all pushes being worked on, at most half of it for one tenant while others push. Beyond it pushes get 503 and Retry-After; a push that alone needs more gets 413.")
 	fs.IntVar(&c.LabelCacheBytes, "distributor.label-cache-bytes", 160<<20, "Most memory for parsed stream labels; a stream takes about 1 KB. If active streams do not fit, pushes parse their labels again and again.")
 }
 

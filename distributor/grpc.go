@@ -44,7 +44,7 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	if err := d.cfg.Overloaded(); err != nil {
 		return err
 	}
-	memory := share{of: &d.inflight, own: d.tenant(id).inflight}
+	memory := share{of: &d.inflight, own: d.tenant(id).inflight, now: d.cfg.Now}
 	defer memory.release()
 	var t turn
 	defer t.end()

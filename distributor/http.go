@@ -64,7 +64,7 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if err := d.cfg.Overloaded(); err != nil {
 		return err // before the body is read
 	}
-	memory := share{of: &d.inflight, own: d.tenant(id).inflight}
+	memory := share{of: &d.inflight, own: d.tenant(id).inflight, now: d.cfg.Now}
 	defer memory.release()
 	var t turn
 	defer t.end()

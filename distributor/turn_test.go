@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
@@ -65,24 +66,42 @@ func TestLargePushesTakeTurns(t *testing.T) {
 	})
 }
 
-// TestTenantGetsHalfOfTheMemory has one tenant's pushes take what they may.
+// TestTenantGetsHalfOfTheMemory has one tenant's pushes take what they may: all while no
+// other pushes, and half from then on.
 func TestTenantGetsHalfOfTheMemory(t *testing.T) {
+	clock := now
 	b := &budget{max: 100}
 	var greedy, modest atomic.Int64
-	first, second, other := share{of: b, own: &greedy}, share{of: b, own: &greedy}, share{of: b, own: &modest}
-	for _, step := range []struct {
+	of := func(own *atomic.Int64) *share {
+		return &share{of: b, own: own, now: func() time.Time { return clock }}
+	}
+	first, second, other := of(&greedy), of(&greedy), of(&modest)
+	for i, step := range []struct {
 		s    *share
-		n    int64
+		n    int64 // to reserve; 0 gives all back
+		pass time.Duration
 		want fault.Kind // Internal: none
 	}{
-		{&first, 60, fault.Internal}, // alone
-		{&second, 1, fault.Unavailable},
-		{&other, 40, fault.Internal},
-		{&other, 1, fault.Unavailable},
-		{&other, 100, fault.TooLarge},
+		{s: first, n: 60}, // alone
+		{s: second, n: 40},
+		{s: other, n: 10, want: fault.Unavailable}, // nothing is taken back
+		{s: second},
+		{s: other, n: 10},
+		{s: second, n: 1, want: fault.Unavailable}, // it is not alone any more
+		{s: other, n: 30},
+		{s: other, n: 1, want: fault.Unavailable},
+		{s: other, n: 100, want: fault.TooLarge},
+		{s: other},
+		{s: second, n: 1, want: fault.Unavailable},
+		{s: second, n: 40, pass: sharedFor}, // the other has gone
 	} {
+		clock = clock.Add(step.pass)
+		if step.n == 0 {
+			step.s.release()
+			continue
+		}
 		if err := step.s.reserve(step.n); err == nil != (step.want == fault.Internal) || err != nil && fault.Of(err) != step.want {
-			t.Errorf("reserving %d of %d: %v", step.n, b.max-b.used.Load(), err)
+			t.Errorf("step %d: reserving %d of %d: %v", i, step.n, b.max-b.used.Load(), err)
 		}
 	}
 	first.release()
