@@ -69,6 +69,7 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cfg.querier.Turns = cfg.distributor.Turns
 	n.cfg = cfg
 	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded, n.cfg.querier.Overloaded = memory.Check, memory.Check, memory.Check
+	n.cfg.grpc.Overloaded = memory.Check
 	// Listening comes first: a port in use should not cost a recovery.
 	if err := n.openDoors(); err != nil {
 		return nil, err

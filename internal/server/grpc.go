@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net"
 	"strings"
+	"sync"
 	"time"
 
 	"google.golang.org/grpc"
@@ -30,6 +31,10 @@ type GRPCConfig struct {
 	Listen string
 	// MaxMessage is the largest message received, in bytes.
 	MaxMessage int
+	// ReceiveTimeout is how long a call's message may be on its way; 0 is any time.
+	ReceiveTimeout time.Duration
+	// Overloaded returns why memory is short, or nil; nil means that it never is.
+	Overloaded func() error
 	// TLS turns TLS on, and may ask for client certificates.
 	TLS tlsconf.Server
 	// MemberNames are names, separated by commas, of the certificates whose owners may make
@@ -47,6 +52,7 @@ func (c *GRPCConfig) RegisterFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.Listen, "grpc.listen", DefaultGRPCListen, "`address` of the gRPC server, host:port; port 0 takes a free one. If the default is taken, the server runs without gRPC")
 	c.TLS.RegisterFlags(fs, "grpc")
 	fs.StringVar(&c.MemberNames, "grpc.tls.member-names", "", "`names`, separated by commas: only client certificates with one of them may make the calls of ring members; any that grpc.tls.client-ca-file signed by default")
+	fs.DurationVar(&c.ReceiveTimeout, "grpc.receive-timeout", time.Minute, "longest `time` to receive the message of a call, after which the call is ended; 0 is any time")
 	fs.IntVar(&c.MaxMessage, "grpc.max-message-bytes", 100<<20, "largest message received, in `bytes`")
 }
 
@@ -59,6 +65,7 @@ type GRPC struct {
 	*grpc.Server
 	listener net.Listener
 	health   *health.Server
+	incoming *receiving
 	logger   *slog.Logger
 	grace    time.Duration
 }
@@ -82,17 +89,20 @@ func NewGRPC(cfg GRPCConfig, logger *slog.Logger) (*GRPC, error) {
 	if cfg.MemberNames != "" {
 		guard.members = strings.Split(cfg.MemberNames, ",")
 	}
+	incoming := newReceiving(cfg)
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rpc.Codec()),
 		grpc.MaxRecvMsgSize(cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
-		grpc.ChainUnaryInterceptor(guard.unary),
-		grpc.ChainStreamInterceptor(guard.stream),
+		grpc.MaxConcurrentStreams(maxStreams),
+		grpc.InTapHandle(incoming.begin),
+		grpc.ChainUnaryInterceptor(incoming.unary, guard.unary),
+		grpc.ChainStreamInterceptor(incoming.stream, guard.stream),
 	}
 	if secure != nil {
 		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
 	}
-	g := &GRPC{listener: l, health: health.NewServer(), logger: logger, grace: cfg.Grace, Server: grpc.NewServer(options...)}
+	g := &GRPC{listener: l, health: health.NewServer(), incoming: incoming, logger: logger, grace: cfg.Grace, Server: grpc.NewServer(options...)}
 	healthpb.RegisterHealthServer(g.Server, g.health)
 	return g, nil
 }
@@ -102,6 +112,11 @@ func (g *GRPC) Addr() net.Addr { return g.listener.Addr() }
 
 // Run serves until ctx ends, then lets the calls in flight finish within the grace time.
 func (g *GRPC) Run(ctx context.Context) error {
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx)) // until the last call has ended
+	var watched sync.WaitGroup
+	watched.Go(func() { g.incoming.watch(watching) })
+	defer watched.Wait()
+	defer stop()
 	served := make(chan error, 1)
 	go func() { served <- g.Serve(g.listener) }()
 	select {
