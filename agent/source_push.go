@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"sync/atomic"
 	"time"
+	"unsafe"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -71,16 +72,32 @@ func (s *pushSource) run(ctx context.Context) {
 	serveHTTP(ctx, &s.job.Push.Server, s.ln, mux, s.rt.log)
 }
 
+// most is the memory for all pushes that are being received.
+func (s *pushSource) most() int64 { return max(bodies*int64(s.job.Push.MaxSendMsgSize), bodiesMin) }
+
 // reserve takes memory for a body.
 func (s *pushSource) reserve(taken *int64) func(int64) error {
 	return func(n int64) error {
-		if s.inUse.Add(n) > max(bodies*int64(s.job.Push.MaxSendMsgSize), bodiesMin) {
+		if s.inUse.Add(n) > s.most() {
 			s.inUse.Add(-n)
 			return fault.New(fault.RateLimited, "too many pushes at once; try again")
 		}
 		*taken += n
 		return nil
 	}
+}
+
+// room returns an empty list for n entries whose memory is taken. A body of short lines is
+// small beside them.
+func (s *pushSource) room(n int, taken *int64) ([]entry, error) {
+	size := int64(n) * int64(unsafe.Sizeof(entry{}))
+	if all := *taken + size; all > s.most() {
+		return nil, fault.New(fault.TooLarge, "the push has %d entries, which with its text take %d bytes of memory, at most %d are allowed; send smaller ones", n, all, s.most())
+	}
+	if err := s.reserve(taken)(size); err != nil {
+		return nil, err
+	}
+	return make([]entry, 0, n), nil
 }
 
 func (s *pushSource) push(w http.ResponseWriter, r *http.Request) {
@@ -95,7 +112,15 @@ func (s *pushSource) push(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer b.Release()
-	var entries []entry
+	count := 0
+	for _, st := range b.Streams {
+		count += len(st.Entries)
+	}
+	entries, err := s.room(count, &taken)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	now, n := time.Now().UnixNano(), 0
 	for _, st := range b.Streams {
 		ls, ok := s.relabel(st.Labels, r)
@@ -155,7 +180,17 @@ func (s *pushSource) raw(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	ls, ok := s.relabel(labels.EmptyLabels(), r)
-	var entries []entry
+	count := 0
+	for line := range bytes.SplitSeq(body, []byte{'\n'}) {
+		if len(line) > 0 {
+			count++
+		}
+	}
+	entries, err := s.room(count, &taken)
+	if err != nil {
+		s.refuse(w, err)
+		return
+	}
 	now := time.Now().UnixNano()
 	for line := range bytes.SplitSeq(body, []byte{'\n'}) {
 		if line = bytes.TrimSuffix(line, []byte{'\r'}); len(line) > 0 && ok {

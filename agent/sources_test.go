@@ -254,6 +254,27 @@ func TestPushAPI(t *testing.T) {
 	}
 }
 
+// A small body of many short lines takes much memory as entries, and is refused before it does.
+func TestPushOfManyLines(t *testing.T) {
+	a, stop := start(t, jobConfig(t, newSink(t).URL, t.TempDir(), `
+  loki_push_api:
+    server: {http_listen_address: 127.0.0.1, http_listen_port: 0}
+    max_send_msg_size: 8mb
+`), Options{})
+	defer stop()
+	resp, err := http.Post(a.pushURL()+"/promtail/api/v1/raw", "text/plain", strings.NewReader(strings.Repeat("a\n", 2<<20)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusRequestEntityTooLarge {
+		t.Errorf("got %d, want 413", resp.StatusCode)
+	}
+	if n := a.engine().shared[0].(*pushSource).inUse.Load(); n != 0 {
+		t.Errorf("%d bytes are still taken", n)
+	}
+}
+
 // A push is not answered with a success before the server behind has taken it.
 func TestPushIsAcknowledged(t *testing.T) {
 	s := newSink(t)
