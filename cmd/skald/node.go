@@ -53,6 +53,7 @@ type node struct {
 	distributor *distributor.Distributor
 	ingester    *ingester.Ingester
 	querier     *querier.Querier
+	cache       *object.Cache // nil when the object store is at hand
 	compactor   *compact.Compactor
 	leaving     leaving
 }
@@ -187,6 +188,7 @@ func (n *node) openQuerier(store object.Store, cat *catalog.Catalog, deletes *co
 	if err != nil {
 		return err
 	}
+	n.cache, _ = cached.(*object.Cache)
 	reader := storage.NewReader(cached, cat, n.cfg.storage, n.registry, n.logger)
 	var recent querier.Holder = n.ingester
 	if n.members != nil {

@@ -52,6 +52,7 @@ func (n *node) run(ctx context.Context) error {
 	overrides := begin(true, func(ctx context.Context) error { return n.overrides.Run(ctx) })
 	credentials := begin(n.credentials != nil, func(ctx context.Context) error { return n.credentials.Run(ctx) })
 	memory := begin(true, freeMemory)
+	cache := begin(n.cache != nil, func(ctx context.Context) error { return n.cache.Run(ctx) })
 	// 2. The roles, the ring around them, and the doors.
 	ing := begin(n.ingester != nil, func(ctx context.Context) error { return n.ingester.Run(ctx) })
 	members := begin(n.members != nil, func(ctx context.Context) error { return n.members.Run(ctx) })
@@ -88,7 +89,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.pool != nil {
 		n.pool.Close()
 	}
-	end(overrides, credentials, memory)
+	end(overrides, credentials, memory, cache)
 
 	var errs []error
 	for _, r := range all {

@@ -164,7 +164,7 @@ func (c *Cache) read(ctx context.Context, k rangeKey) (data []byte, result strin
 	return f.data, f.from, err
 }
 
-// fetch gets a range from disk or from the store, and then leaves a copy on disk.
+// fetch gets a range from disk or from the store, and has a copy left on disk.
 func (c *Cache) fetch(ctx context.Context, k rangeKey) (data []byte, result string, err error) {
 	if c.disk != nil {
 		if data, ok := c.disk.get(k); ok {
@@ -179,6 +179,15 @@ func (c *Cache) fetch(ctx context.Context, k rangeKey) (data []byte, result stri
 		c.disk.put(ctx, k, data)
 	}
 	return data, "miss", nil
+}
+
+// Run writes ranges to the disk behind the reads that brought them, which otherwise do it
+// themselves. When ctx ends it writes those that wait, at most 8 MB, and returns nil.
+func (c *Cache) Run(ctx context.Context) error {
+	if c.disk != nil {
+		c.disk.run(ctx)
+	}
+	return nil
 }
 
 // Remote is false: what costs a round trip below is at hand here.

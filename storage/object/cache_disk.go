@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"log/slog"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -33,6 +34,9 @@ import (
 //	data
 //
 // Numbers are little-endian. Nothing is synced: what a crash damages fails its checksum.
+//
+// A new file costs as much as the range that it holds: a third of the CPU of a search that
+// finds nothing here was for files. So they are written by run, when the search is over.
 type diskCache struct {
 	dir     string
 	metrics cacheMetrics
@@ -41,7 +45,12 @@ type diskCache struct {
 		sync.Mutex
 		files       *lru.Cache[uint64, uint64] // the file's name; its cost is its size
 		pausedUntil time.Time
+		// What run is to write. Without it, or beyond maxUnwritten, reads write themselves.
+		running        bool
+		unwritten      map[rangeKey][]byte
+		unwrittenBytes int
 	}
+	wanted chan struct{} // has an item when something is unwritten
 }
 
 const (
@@ -50,6 +59,10 @@ const (
 	diskBlock  = 4096 // what a file system gives out at least
 	// diskPause is how long nothing is written after a failure.
 	diskPause = time.Minute
+	// writeDelay is how long ranges wait for their files: as long as a search takes.
+	writeDelay = time.Second
+	// maxUnwritten bounds the bytes that wait.
+	maxUnwritten = 8 << 20
 )
 
 func diskCost(size int64) int64 { return (size + diskBlock - 1) / diskBlock * diskBlock }
@@ -57,8 +70,9 @@ func diskCost(size int64) int64 { return (size + diskBlock - 1) / diskBlock * di
 // openDiskCache takes over what an earlier process left, oldest first, and removes files
 // that it had not finished.
 func openDiskCache(dir string, max int64, metrics cacheMetrics, logger *slog.Logger) (*diskCache, error) {
-	d := &diskCache{dir: dir, metrics: metrics, logger: logger}
+	d := &diskCache{dir: dir, metrics: metrics, logger: logger, wanted: make(chan struct{}, 1)}
 	d.mu.files = lru.New[uint64, uint64](max)
+	d.mu.unwritten = map[rangeKey][]byte{}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("cache directory: %w", err)
 	}
@@ -124,8 +138,12 @@ func (d *diskCache) forget(name uint64) {
 func (d *diskCache) get(k rangeKey) ([]byte, bool) {
 	name := k.hash()
 	d.mu.Lock()
+	data, waits := d.mu.unwritten[k]
 	_, ok := d.mu.files.Get(name)
 	d.mu.Unlock()
+	if waits {
+		return data, true
+	}
 	if !ok {
 		return nil, false
 	}
@@ -181,8 +199,64 @@ func appendDiskHeader(b []byte, k rangeKey) []byte {
 	return append(b, k.key...)
 }
 
-// put stores a range if it can; failing is no error of the read that brought it.
+// put stores a range if it can, now or soon; failing is no error of the read that brought it.
+// The data must not change.
 func (d *diskCache) put(ctx context.Context, k rangeKey, data []byte) {
+	d.mu.Lock()
+	later := d.mu.running && d.mu.unwrittenBytes+len(data) <= maxUnwritten
+	if later {
+		d.mu.unwrittenBytes += len(data) - len(d.mu.unwritten[k])
+		d.mu.unwritten[k] = data
+	}
+	d.mu.Unlock()
+	if !later {
+		d.store(ctx, k, data)
+		return
+	}
+	select {
+	case d.wanted <- struct{}{}:
+	default:
+	}
+}
+
+// run writes what reads have left for it until ctx ends, and then the rest.
+func (d *diskCache) run(ctx context.Context) {
+	d.mu.Lock()
+	d.mu.running = true
+	d.mu.Unlock()
+	for ctx.Err() == nil {
+		select {
+		case <-ctx.Done():
+		case <-d.wanted:
+			select {
+			case <-ctx.Done():
+			case <-time.After(writeDelay):
+				d.writeOut(ctx)
+			}
+		}
+	}
+	d.mu.Lock()
+	d.mu.running = false
+	d.mu.Unlock()
+	d.writeOut(ctx)
+}
+
+// writeOut writes the ranges that wait, each of which is found until its file is there.
+func (d *diskCache) writeOut(ctx context.Context) {
+	d.mu.Lock()
+	waiting := maps.Clone(d.mu.unwritten)
+	d.mu.Unlock()
+	for k, data := range waiting {
+		d.store(ctx, k, data)
+		d.mu.Lock()
+		d.mu.unwrittenBytes -= len(d.mu.unwritten[k])
+		delete(d.mu.unwritten, k)
+		d.mu.Unlock()
+	}
+}
+
+// store writes a range, unless that has failed just now.
+func (d *diskCache) store(ctx context.Context, k rangeKey, data []byte) {
 	d.mu.Lock()
 	paused := time.Now().Before(d.mu.pausedUntil)
 	d.mu.Unlock()

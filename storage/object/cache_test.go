@@ -211,6 +211,48 @@ func TestCacheWithoutRoomOnDisk(t *testing.T) {
 	})
 }
 
+// While Run is at work, reads leave files to it; what waits is found, and written in the end.
+func TestCacheWritesBehindReads(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := faulty(t, NewMem())
+		put(t, f, "a.seg", strings.Repeat("0123456789", maxUnwritten/10+10))
+		dir := t.TempDir()
+		c := newCache(t, f, CacheConfig{Dir: dir, DiskBytes: 1 << 30})
+		ctx, cancel := context.WithCancel(t.Context())
+		var running sync.WaitGroup
+		running.Go(func() { must(t, c.Run(ctx)) })
+		synctest.Wait()
+		read := func(n, wantCalls, wantFiles int) {
+			t.Helper()
+			f.SetFaults()
+			p := make([]byte, n)
+			must(t, c.ReadAt(t.Context(), "a.seg", p, 3))
+			if string(p[:4]) != "3456" {
+				t.Errorf("got %q", p[:4])
+			}
+			if f.Calls() != wantCalls {
+				t.Errorf("%d requests, want %d", f.Calls(), wantCalls)
+			}
+			if got := len(cacheFiles(t, dir)); got != wantFiles {
+				t.Errorf("%d files, want %d", got, wantFiles)
+			}
+		}
+		read(4, 1, 0)
+		read(4, 0, 0)
+		read(maxUnwritten-3, 1, 1) // there is no room for it to wait
+		time.Sleep(2 * writeDelay)
+		read(4, 0, 2)
+		read(5, 1, 2)
+		cancel()
+		running.Wait()
+		read(5, 0, 3)
+		read(6, 1, 4)
+		if c.disk.mu.unwrittenBytes != 0 || len(c.disk.mu.unwritten) != 0 {
+			t.Errorf("%d ranges still wait, %d bytes", len(c.disk.mu.unwritten), c.disk.mu.unwrittenBytes)
+		}
+	})
+}
+
 func TestCacheJoinsReads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := faulty(t, NewMem())
