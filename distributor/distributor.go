@@ -91,11 +91,11 @@ func New(cfg Config, next Pusher, lim limits.Source, reg prometheus.Registerer, 
 	}
 	d := &Distributor{
 		cfg: cfg, next: next, limits: lim, logger: logger,
-		// The decoder's cache and the one for checked streams share the memory.
-		decoder:  wire.NewDecoder(cfg.MaxReceivedBytes, cfg.MaxDecompressedBytes, cfg.LabelCacheBytes/2),
+		// The streams are remembered with the decoder's labels, and few elsewhere.
+		decoder:  wire.NewDecoder(cfg.MaxReceivedBytes, cfg.MaxDecompressedBytes, cfg.LabelCacheBytes/8*7),
 		inflight: budget{max: cfg.MaxInflightBytes},
 		tenants:  gencache.New[model.Tenant, *tenant](maxTenants),
-		streams:  gencache.New[streamKey, *stream](cfg.LabelCacheBytes / 2),
+		streams:  gencache.New[streamKey, *stream](cfg.LabelCacheBytes / 8),
 	}
 	d.metrics = newMetrics(reg, &d.inflight)
 	return d

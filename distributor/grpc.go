@@ -57,7 +57,7 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	}
 	defer batch.Release()
 	d.metrics.received.Add(float64(batch.Size()))
-	return d.push(ctx, id, batch.Streams, "", batch.Metadata, &t)
+	return d.push(ctx, id, batch.Streams, "", batch.Known, batch.Metadata, &t)
 }
 
 var grpcCodes = map[fault.Kind]codes.Code{

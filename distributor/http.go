@@ -82,7 +82,7 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if a := batch.Arrival(); len(a.Packed) > 0 {
 		ctx = model.WithArrival(ctx, a)
 	}
-	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Metadata, &t)
+	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Known, batch.Metadata, &t)
 	if err != nil && !refusal(err) {
 		if untold, ok := d.failures.Now(time.Now()); ok {
 			d.logger.Warn("push failed", "tenant", id, "format", format, "err", err, "more_before", untold)

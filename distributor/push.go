@@ -10,6 +10,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/wire"
 )
 
 // A push comes from a client, over ServePush or ServeOTLP, or from inside the process. It
@@ -33,7 +34,7 @@ func (d *Distributor) Push(ctx context.Context, tenant model.Tenant, streams []m
 		}
 	}
 	var scratch []labels.Label
-	return d.push(ctx, tenant, own, "", func(i int) []labels.Label {
+	return d.push(ctx, tenant, own, "", nil, func(i int) []labels.Label {
 		scratch = scratch[:0]
 		all[i].Range(func(l labels.Label) { scratch = append(scratch, l) })
 		return scratch
@@ -54,10 +55,11 @@ type job struct {
 	lines, bytes int // of what is left
 }
 
-// push does the work. It completes and compacts streams in place. metadata returns the
-// metadata of the i-th entry, counted through all streams, as the client sent it. The turn
-// ends when what is left to do is to wait.
-func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, metadata func(i int) []labels.Label, t *turn) error {
+// push does the work. It completes and compacts streams in place. known
+// returns what is remembered with the labels of the i-th stream; nil when nothing is. metadata
+// returns the metadata of the i-th entry, counted through all streams, as the client sent it.
+// The turn ends when what is left to do is to wait.
+func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, known func(i int) *wire.Known, metadata func(i int) []labels.Label, t *turn) error {
 	if len(streams) == 0 {
 		return fault.New(fault.Unprocessable, "error at least one valid stream is required for ingestion")
 	}
@@ -70,10 +72,14 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 
 	// 1. Judge and complete; what is refused leaves the slices.
 	left, first := streams[:0], 0
-	for _, s := range streams {
+	for i, s := range streams {
 		count := len(s.Entries)
 		if count > 0 {
-			if err := j.stream(d, &s, first, policy); err != nil {
+			var at *wire.Known
+			if known != nil {
+				at = known(i)
+			}
+			if err := j.stream(d.stream(j.tenant, s.Labels, policy, at), &s, first); err != nil {
 				return err
 			}
 		}
@@ -110,10 +116,9 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 	return nil
 }
 
-// stream judges one stream, whose first entry has number first in the push, and leaves
-// in s what is valid.
-func (j *job) stream(d *Distributor, s *model.Stream, first int, policy string) error {
-	known := d.stream(j.tenant, s.Labels, policy)
+// stream judges one stream, of which known says what its labels do, whose first entry has
+// number first in the push, and leaves in s what is valid.
+func (j *job) stream(known *stream, s *model.Stream, first int) error {
 	s.Labels, s.Hash = known.labels, known.hash
 	if known.refused != "" {
 		j.refusals.add("%s", known.refused)

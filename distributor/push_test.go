@@ -370,6 +370,34 @@ func TestPolicyHeader(t *testing.T) {
 	}
 }
 
+// What is remembered of labels holds under the limits and the policy it was worked out for.
+func TestSameLabelsUnderOtherLimits(t *testing.T) {
+	k := newKit(t, "policy_enforced_labels: {gold: [team]}")
+	wide, narrow := k.source.Limits, *k.source.Limits
+	narrow.MaxLabelNamesPerSeries = 1
+	body := at(`{"app":"x", "pod":"y"}`, `["NOW","info"]`)
+	for round := range 3 {
+		for _, c := range []struct {
+			limits *limits.Limits
+			policy string
+			status int
+			text   string
+		}{
+			{wide, "", 204, ""},
+			{wide, "gold", 400, "(policy: 'gold')"},
+			{&narrow, "", 400, "has 2 label names; limit 1"},
+		} {
+			k.source.Limits = c.limits
+			if status, text := k.post(body, policyHeader, c.policy); status != c.status || !strings.Contains(text, c.text) {
+				t.Errorf("round %d, policy %q: got %d %s, want %d %s", round, c.policy, status, text, c.status, c.text)
+			}
+		}
+	}
+	if len(k.store.lines) != 3 {
+		t.Errorf("%d entries stored, want 3", len(k.store.lines))
+	}
+}
+
 func TestOTLP(t *testing.T) {
 	k := newKit(t, "")
 	post := func(body string) (int, string) {

@@ -10,6 +10,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
+	"github.com/skaldlog/skald/internal/wire"
 )
 
 // streamKey finds a stream's labels, as pushed, under the limits of a tenant. Limits that
@@ -22,6 +23,7 @@ type streamKey struct {
 
 // stream is what labels alone say about a stream; it is worked out once and remembered.
 type stream struct {
+	key    streamKey
 	pushed labels.Labels
 	labels labels.Labels // with service_name
 	hash   uint64        // of those
@@ -36,14 +38,30 @@ type stream struct {
 
 const serviceName = "service_name"
 
-// stream returns what is known about a stream with the labels.
-func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string) *stream {
+// stream returns what is known about a stream with the labels. It is noted at the place, if
+// there is one, where the same labels are found next time without a look-up. Under limits or a
+// policy other than those of the note it is found by hash: tenants that push the same labels
+// must not work them out in turns.
+func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string, place *wire.Known) *stream {
+	var noted *stream
+	if place != nil {
+		if noted, _ = place.Note.Load().(*stream); noted != nil && noted.key.limits == t.limits && noted.key.policy == policy {
+			return noted
+		}
+	}
 	key := streamKey{t.limits, pushed.Hash(), policy}
 	if s, ok := d.streams.Get(key); ok && labels.Equal(s.pushed, pushed) {
 		return s
 	}
 	s := newStream(t, pushed, policy)
-	d.streams.Put(key, s, int(s.labels.ByteSize())+len(s.refused)+250)
+	s.key = key
+	// The text of a refusal is longer than the place counts for.
+	if place != nil && s.refused == "" {
+		place.Note.Store(s)
+	}
+	if place == nil || s.refused != "" || noted != nil {
+		d.streams.Put(key, s, int(s.labels.ByteSize())+len(s.refused)+250)
+	}
 	return s
 }
 

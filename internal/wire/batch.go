@@ -23,6 +23,7 @@ type Batch struct {
 	pairs   []labels.Label // metadata of all entries, end to end
 	ends    []int          // ends[i] is the end of entry i's pairs; empty when no entry has any
 	spans   []int          // spans[i] is the end of stream i's entries
+	known   []*Known       // of each stream; nil when it has no entries
 
 	packed    []byte // as received, with a Content-Encoding
 	raw, body []byte // without it, and decompressed
@@ -42,6 +43,10 @@ func (b *Batch) Metadata(i int) []labels.Label {
 	}
 	return b.pairs[start:b.ends[i]:b.ends[i]]
 }
+
+// Known returns what is remembered with the labels of stream i, as Streams were decoded; nil
+// when it has no entries.
+func (b *Batch) Known(i int) *Known { return b.known[i] }
 
 // Arrival returns the body of a push that came as a snappy block, valid until Release, and
 // an empty one otherwise. Lines are parts of its text.
@@ -77,7 +82,7 @@ func newBatch(reserve func(int64) error) (*Batch, error) {
 
 func (b *Batch) memory() int64 {
 	return int64(cap(b.packed)+cap(b.raw)+cap(b.body)) + int64(cap(b.entries))*entrySize + int64(cap(b.pairs))*pairSize +
-		int64(cap(b.ends)+cap(b.spans))*8 + int64(cap(b.Streams))*streamSize
+		int64(cap(b.ends)+cap(b.spans)+cap(b.known))*8 + int64(cap(b.Streams))*streamSize
 }
 
 const (
@@ -95,8 +100,9 @@ func (b *Batch) Release() {
 	clear(b.Streams)
 	clear(b.entries)
 	clear(b.pairs)
+	clear(b.known)
 	*b = Batch{
-		Streams: b.Streams[:0], entries: b.entries[:0], pairs: b.pairs[:0], ends: b.ends[:0], spans: b.spans[:0],
+		Streams: b.Streams[:0], entries: b.entries[:0], pairs: b.pairs[:0], ends: b.ends[:0], spans: b.spans[:0], known: b.known[:0],
 		packed: b.packed[:0], raw: b.raw[:0], body: b.body[:0],
 	}
 	batches.Put(b)
@@ -152,15 +158,24 @@ func (b *Batch) closePairs(before int) (err error) {
 	return nil
 }
 
-// closeStream says that the entries added since the last call belong to a stream.
-func (b *Batch) closeStream(lbs labels.Labels) (err error) {
+// closeStream says that the entries added since the last call belong to a stream, nil when
+// there are none.
+func (b *Batch) closeStream(k *Known) (err error) {
 	if b.Streams, err = grow(b, b.Streams); err != nil {
 		return err
 	}
 	if b.spans, err = grow(b, b.spans); err != nil {
 		return err
 	}
-	b.Streams = append(b.Streams, model.Stream{Labels: lbs})
+	if b.known, err = grow(b, b.known); err != nil {
+		return err
+	}
+	var s model.Stream
+	if k != nil {
+		s.Labels = k.Labels
+	}
+	b.Streams = append(b.Streams, s)
+	b.known = append(b.known, k)
 	b.spans = append(b.spans, len(b.entries))
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/dustin/go-humanize"
 	"github.com/prometheus/prometheus/model/labels"
@@ -19,37 +20,58 @@ import (
 type labelParser struct {
 	parser   parser.Parser
 	maxBytes int
-	texts    *gencache.Cache[string, labels.Labels] // by {a="b"}
-	objects  *gencache.Cache[string, labels.Labels] // by {"a":"b"}, as it stands in a JSON body
+	// known has the labels by {a="b"}, and by {"a":"b"} as it stands in a JSON body: no text
+	// but {} is right in both.
+	known *gencache.Cache[string, *Known]
+}
+
+// Known is the labels of a stream, shared by all pushes with the same text as long as it is
+// remembered. With a hundred thousand streams each look-up waits for memory, so what the
+// receiver works out from the labels has its place beside them.
+type Known struct {
+	Labels labels.Labels
+	// Note is the receiver's, always of one type. Other tenants may push the same labels.
+	Note atomic.Value
 }
 
 // cachedText is the longest text that is remembered; longer ones are parsed each time.
 const cachedText = 16 << 10
 
-// itemOverhead is about what a remembered text costs besides its bytes.
-const itemOverhead = 100
+// itemOverhead is about what a remembered text costs besides its bytes, the receiver's note
+// included; textCopies is how often its bytes are kept: as key, as labels, and in the note.
+const (
+	itemOverhead = 270
+	textCopies   = 3
+)
 
 func newLabelParser(cacheBytes, maxText int) *labelParser {
 	return &labelParser{
 		parser:   parser.NewParser(parser.Options{}),
 		maxBytes: maxText,
-		// Clients send either protobuf or JSON, hardly ever both in bulk.
-		texts:   gencache.New[string, labels.Labels](cacheBytes),
-		objects: gencache.New[string, labels.Labels](cacheBytes),
+		known:    gencache.New[string, *Known](cacheBytes),
 	}
 }
 
 // text parses {a="b", c="d"}. The labels share no memory with p.
-func (lp *labelParser) text(p []byte) (labels.Labels, error) {
-	if lbs, ok := lp.texts.Get(alias(p)); ok {
-		return lbs, nil
+func (lp *labelParser) text(p []byte) (*Known, error) {
+	if k, ok := lp.known.Get(alias(p)); ok {
+		return k, nil
 	}
 	text := string(p)
 	lbs, err := lp.parse(text)
-	if err == nil && len(text) <= cachedText {
-		lp.texts.Put(text, lbs, 2*len(text)+itemOverhead)
+	if err != nil {
+		return nil, err
 	}
-	return lbs, err
+	return lp.remember(text, lbs), nil
+}
+
+// remember keeps labels under their text, unless that is long.
+func (lp *labelParser) remember(text string, lbs labels.Labels) *Known {
+	k := &Known{Labels: lbs}
+	if len(text) <= cachedText {
+		lp.known.Put(text, k, textCopies*len(text)+itemOverhead)
+	}
+	return k
 }
 
 func (lp *labelParser) parse(text string) (labels.Labels, error) {
@@ -122,14 +144,11 @@ func plainName(s string) bool {
 
 // object parses {"a":"b","c":3}, a JSON object that is known to be whole. What is no
 // string counts as its text; the last of equal keys counts.
-func (lp *labelParser) object(p []byte) (labels.Labels, error) {
-	if lbs, ok := lp.objects.Get(alias(p)); ok {
-		return lbs, nil
+func (lp *labelParser) object(p []byte) (*Known, error) {
+	if k, ok := lp.known.Get(alias(p)); ok {
+		return k, nil
 	}
-	key := ""
-	if len(p) <= cachedText {
-		key = string(p)
-	}
+	text := string(p)
 	var pairs []labels.Label
 	s := scanner{buf: bytes.Clone(p)} // strings are unescaped in place, and p is the cache's key
 	err := s.object(func(name []byte) error {
@@ -138,13 +157,13 @@ func (lp *labelParser) object(p []byte) (labels.Labels, error) {
 		return err
 	})
 	if err != nil {
-		return labels.EmptyLabels(), err
+		return nil, err
 	}
 	lbs, err := lp.parse(renderLabels(pairs))
-	if err == nil && key != "" {
-		lp.objects.Put(key, lbs, 2*len(key)+itemOverhead)
+	if err != nil {
+		return nil, err
 	}
-	return lbs, err
+	return lp.remember(text, lbs), nil
 }
 
 // renderLabels writes pairs the way clients write labels. Names are written as they are,

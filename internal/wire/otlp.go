@@ -231,11 +231,11 @@ func (m *otlpMapper) endStream() error {
 	}
 	m.first = len(m.b.entries)
 	text := renderLabels(append(slices.Clone(m.labels), m.open...))
-	lbs, err := m.d.labels.text([]byte(text))
+	known, err := m.d.labels.text([]byte(text))
 	if err != nil {
 		return err
 	}
-	return m.b.closeStream(lbs)
+	return m.b.closeStream(known)
 }
 
 // action returns what the first rule about an attribute says.

@@ -5,8 +5,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/prometheus/prometheus/model/labels"
-
 	"github.com/skaldlog/skald/internal/fault"
 )
 
@@ -74,16 +72,16 @@ func (d *Decoder) streamJSON(b *Batch, s *scanner) error {
 	if err != nil || len(b.entries) == first {
 		return closed(err, b)
 	}
-	var lbs labels.Labels
+	var known *Known
 	if object == nil {
-		lbs, err = d.labels.text([]byte("{}"))
+		known, err = d.labels.text([]byte("{}"))
 	} else {
-		lbs, err = d.labels.object(object)
+		known, err = d.labels.object(object)
 	}
 	if err != nil {
 		return err
 	}
-	return b.closeStream(lbs)
+	return b.closeStream(known)
 }
 
 // closed ends a stream that failed or has no entries.
@@ -91,7 +89,7 @@ func closed(err error, b *Batch) error {
 	if err != nil {
 		return err
 	}
-	return b.closeStream(labels.EmptyLabels())
+	return b.closeStream(nil)
 }
 
 // entryJSON reads ["1700000000000000000","line",{"trace_id":"abc"}]; null is no entry,
@@ -189,11 +187,11 @@ func (d *Decoder) streamLegacy(b *Batch, s *scanner) error {
 	if err != nil || len(b.entries) == first {
 		return closed(err, b)
 	}
-	lbs, err := d.labels.text(text)
+	known, err := d.labels.text(text)
 	if err != nil {
 		return err
 	}
-	return b.closeStream(lbs)
+	return b.closeStream(known)
 }
 
 func (b *Batch) entryLegacy(s *scanner) error {

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/protobuf/encoding/protowire"
 
 	"github.com/skaldlog/skald/internal/fault"
@@ -52,13 +51,13 @@ func (d *Decoder) streamProto(b *Batch, msg []byte) error {
 		return badProto(f.err)
 	}
 	if len(b.entries) == first {
-		return b.closeStream(labels.EmptyLabels())
+		return b.closeStream(nil)
 	}
-	lbs, err := d.labels.text(text)
+	known, err := d.labels.text(text)
 	if err != nil {
 		return err
 	}
-	return b.closeStream(lbs)
+	return b.closeStream(known)
 }
 
 func (b *Batch) entryProto(msg []byte) error {

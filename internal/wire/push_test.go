@@ -316,10 +316,11 @@ func TestLabelTexts(t *testing.T) {
 	f := func(text, want string) {
 		t.Helper()
 		for range 2 { // parsed, then remembered
-			lbs, err := d.labels.text([]byte(text))
-			got := lbs.String()
-			if err != nil {
+			var got string
+			if known, err := d.labels.text([]byte(text)); err != nil {
 				got = err.Error()
+			} else {
+				got = known.Labels.String()
 			}
 			if got != want {
 				t.Errorf("%s: got %s, want %s", text, got, want)
