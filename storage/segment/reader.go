@@ -68,7 +68,7 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	if size < int64(len(headerMagic))+trailerSize {
 		return nil, corrupt(src, "file", fmt.Errorf("%w: %d bytes", errShort, size))
 	}
-	if err := r.extendTail(ctx, max(0, size-min(max(size/tailShare, minTail), maxTail)), size); err != nil {
+	if err := r.extendTail(ctx, max(0, size-min(max(size/tailShare+tailRest, minTail), maxTail)), size); err != nil {
 		return nil, err
 	}
 	n, err := decodeTrailer(r.tail[len(r.tail)-trailerSize:], size)
