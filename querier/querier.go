@@ -27,6 +27,7 @@ import (
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/engine"
+	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/storage/compact"
 )
 
@@ -39,6 +40,8 @@ type Config struct {
 	MaxOutstanding int
 	// MaxMemory bounds what one query may hold in partial results, in bytes.
 	MaxMemory int64
+	// TotalMemory bounds what all queries together may hold in partial results; 0 is no bound.
+	TotalMemory int64
 	// DedupeBytes bounds what all queries together hold to find rows that stand twice; 0 is no
 	// bound.
 	DedupeBytes int64
@@ -73,6 +76,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait. One tenant gets at most half of the places, fewer while others use them, so that there is one for whoever comes")
 	fs.IntVar(&c.MaxOutstanding, "querier.max-outstanding-per-tenant", 256, "queries of one tenant that may wait; more are refused with 429")
 	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
+	fs.Int64Var(&c.TotalMemory, "querier.total-memory", 2<<30, "`bytes` of partial results that all queries together may hold; when they need more, the one that holds most is ended with 503")
 	fs.Int64Var(&c.DedupeBytes, "querier.dedupe-bytes", 1<<30, "`bytes` that all queries together may hold to find rows that several replicas or segments have, 16 for each row of streams with more than one source; more wait. One query may have as much, or querier.max-memory if that is more; beyond it is refused with what to change")
 	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
 	fs.StringVar(&c.Partial, "querier.partial", partialFail, "what a read does when so many ingesters do not answer that acknowledged rows may be missing: `fail` with 503, or warn in the answer")
@@ -95,7 +99,8 @@ type Querier struct {
 	logger  *slog.Logger
 	queues  queues
 	dedupe  *dedupeBudget
-	peers   Peers // nil when there are no other queriers
+	pool    *scan.Pool // of partial results
+	peers   Peers      // nil when there are no other queriers
 	// dialPeer returns the connection to a peer.
 	dialPeer func(addr string) (grpc.ClientConnInterface, error)
 	tails    tailCount
@@ -120,7 +125,7 @@ func New(cfg Config, sources []Source, tailer Tailer, lim limits.Source, reg pro
 	q := &Querier{
 		cfg: cfg, sources: sources, tailer: tailer, limits: lim, logger: logger,
 		engine: engine.New(engine.Options{MaxMemory: cfg.MaxMemory}),
-		queues: newQueues(cfg, reg), dedupe: newDedupeBudget(cfg),
+		queues: newQueues(cfg, reg), dedupe: newDedupeBudget(cfg), pool: scan.NewPool(cfg.TotalMemory),
 	}
 	q.tails.mu.open = map[model.Tenant]int{}
 	counter := func(name, help string) prometheus.Counter {

@@ -21,6 +21,7 @@ func (c *serverConfig) fitMemory(limit int64, logger *slog.Logger) {
 		{"ingester.memtable-bytes", &c.ingester.MemtableBytes, 4},
 		{"ingester.freeze-bytes", &c.ingester.FreezeBytes, 16},
 		{"querier.max-memory", &c.querier.MaxMemory, 4},
+		{"querier.total-memory", &c.querier.TotalMemory, 4},
 		{"querier.dedupe-bytes", &c.querier.DedupeBytes, 12},
 		{"cache.memory-bytes", &c.cacheMemory, 8},
 	} {

@@ -54,7 +54,7 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 		return nil, err
 	}
 	needs := logNeeds()
-	l := &logScan{q: q, stats: opts.stats(), budget: newBudget(opts.MaxMemory)}
+	l := &logScan{q: q, stats: opts.stats(), budget: newBudget(opts.MaxMemory, opts.Account)}
 	l.req = &model.Request{
 		Matchers: expr.Matchers, Range: q.Range,
 		Columns: needs.columns(), Stats: l.stats,

@@ -55,6 +55,7 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 	if err != nil {
 		return nil, err
 	}
+	defer func() { s.budget.account.charge(-total.charged) }() // of the buckets only results are left
 	if agg.Op == "absent_over_time" {
 		return s.absent(ctx, total), nil
 	}
@@ -62,7 +63,7 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 }
 
 func newRangeScan(agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
-	s := &rangeScan{agg: agg, opts: opts, stats: opts.stats(), budget: newBudget(opts.MaxMemory), grouping: agg.Grouping}
+	s := &rangeScan{agg: agg, opts: opts, stats: opts.stats(), budget: newBudget(opts.MaxMemory, opts.Account), grouping: agg.Grouping}
 	if s.grouping == nil {
 		s.grouping = opts.Grouping
 	}
@@ -125,6 +126,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 			return nil, err
 		}
 		s.budget.used.Add(-w.charged)
+		s.budget.account.charge(-w.charged)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}

@@ -72,6 +72,8 @@ type Options struct {
 	// MaxMemory bounds the bytes of partial aggregates and results that a scan may hold;
 	// 0 means DefaultMaxMemory. A query that needs more fails with an explanation.
 	MaxMemory int64
+	// Account is charged, too, unless it is nil.
+	Account *Account
 	// SeriesLimited makes Range fail as soon as there are more than MaxSeries series.
 	// Set it when every series of the range aggregation is one of the result.
 	SeriesLimited bool
@@ -117,19 +119,21 @@ func (o *Options) stats() *model.Stats {
 
 // budget is the memory of a scan, shared by its workers.
 type budget struct {
-	limit int64
-	used  atomic.Int64
+	limit   int64
+	used    atomic.Int64
+	account *Account
 }
 
-func newBudget(limit int64) *budget {
+func newBudget(limit int64, account *Account) *budget {
 	if limit <= 0 {
 		limit = DefaultMaxMemory
 	}
-	return &budget{limit: limit}
+	return &budget{limit: limit, account: account}
 }
 
 // charge adds to what is in use and fails when it is too much.
 func (b *budget) charge(n int64) error {
+	b.account.charge(n)
 	if used := b.used.Add(n); used > b.limit {
 		return MemoryError(b.limit)
 	}
