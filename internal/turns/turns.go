@@ -31,6 +31,7 @@ type Queue struct {
 	places int
 	most   int // waiting per tenant; more are refused
 	shared SharedBy
+	yields bool // whoever has a place gives way to short work; see giveWay
 	mu     struct {
 		sync.Mutex
 		held    int
@@ -84,6 +85,7 @@ func (s *tenantShare) next() *waiter {
 
 type waiter struct {
 	granted chan struct{}
+	beside  bool // others were active when it was granted
 	gone    bool
 }
 
@@ -112,8 +114,14 @@ func New(places, most int, shared SharedBy) *Queue {
 	return q
 }
 
-// ForCores returns the queue of the turns to keep a core busy.
-func ForCores() *Queue { return New(cores.Count(), math.MaxInt, LeavingOne) }
+// ForCores returns the queue of the turns to keep a core busy. The goroutine that has entered
+// it must be the one that leaves: while several tenants are active it keeps its thread, which
+// gives way to all that is short.
+func ForCores() *Queue {
+	q := New(cores.Count(), math.MaxInt, LeavingOne)
+	q.yields = true
+	return q
+}
 
 // Enter waits for a place and returns the function that leaves it.
 func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func(), err error) {
@@ -121,8 +129,9 @@ func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func
 	s := q.share(tenant)
 	if q.mu.waiting == 0 && q.mu.held < q.places && q.may(s) {
 		q.hold(s)
+		beside := len(q.mu.tenants) > 1
 		q.mu.Unlock()
-		return q.leaver(tenant), nil
+		return q.leaver(tenant, beside), nil
 	}
 	if s.waiting() >= q.most {
 		q.mu.Unlock()
@@ -135,7 +144,7 @@ func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func
 	q.mu.Unlock()
 	select {
 	case <-w.granted:
-		return q.leaver(tenant), nil
+		return q.leaver(tenant, w.beside), nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
@@ -187,10 +196,15 @@ func (q *Queue) hold(s *tenantShare) {
 	q.mu.held++
 }
 
-// leaver returns the function that leaves a place; it may be called once.
-func (q *Queue) leaver(tenant string) func() {
-	began := time.Now()
+// leaver returns the function that leaves a place; it may be called once. beside says that
+// other tenants are active.
+func (q *Queue) leaver(tenant string, beside bool) func() {
+	began, back := time.Now(), func() {}
+	if q.yields && beside {
+		back = giveWay()
+	}
 	return func() {
+		back()
 		q.mu.Lock()
 		defer q.mu.Unlock()
 		q.free(tenant, time.Since(began).Seconds())
@@ -248,6 +262,7 @@ func (q *Queue) grant() {
 			return
 		}
 		w := next.next()
+		w.beside = len(q.mu.tenants) > 1
 		q.mu.waiting--
 		q.hold(next)
 		close(w.granted)
