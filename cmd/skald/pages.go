@@ -14,8 +14,8 @@ import (
 )
 
 // A start touches most of the program: tables of every library are built, and the kernel maps
-// the neighbours of each page that is read. An agent needs a small part of it again. What it
-// gives back stays in the kernel's page cache, and what it uses comes back by minor faults.
+// the neighbours of each page that is read. A role needs a part of it again, an agent a small one.
+// What is given back stays in the kernel's page cache, and what is used comes back by minor faults.
 
 // programPagesAfter is when pages are given back once more: what the first configuration, the
 // first scan and the first pushes touched is hardly used again.

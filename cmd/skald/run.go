@@ -63,6 +63,7 @@ func (n *node) run(ctx context.Context) error {
 	follow := begin(n.pool != nil, n.followRing)
 	doors := begin(true, func(ctx context.Context) error { return n.http.Run(ctx) })
 	calls := begin(n.grpc != nil, func(ctx context.Context) error { return n.grpc.Run(ctx) })
+	pages := begin(true, func(ctx context.Context) error { keepProgramSmall(ctx, programPagesAfter); return nil })
 	// 3. Ready for the others.
 	enter := begin(n.members != nil, n.enter)
 
@@ -89,7 +90,7 @@ func (n *node) run(ctx context.Context) error {
 	if n.pool != nil {
 		n.pool.Close()
 	}
-	end(overrides, credentials, memory, cache)
+	end(overrides, credentials, memory, cache, pages)
 
 	var errs []error
 	for _, r := range all {

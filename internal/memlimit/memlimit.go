@@ -1,6 +1,7 @@
 // Package memlimit keeps a process inside the memory it was given. It tells the runtime's
-// collector what the container allows, and says when what is alive leaves too little room,
-// so that the doors can refuse work before the kernel kills the process.
+// collector what the container allows, bounds the garbage that gathers beside a large heap, and
+// says when what is alive leaves too little room, so that the doors can refuse work before the
+// kernel kills the process.
 //
 // cmd/skald sets the limit at the start; the distributor and the ingester's gRPC door ask
 // the Guard before they take a push.
@@ -52,8 +53,9 @@ func (c *Config) Validate() error {
 	return nil
 }
 
-// Apply sets the runtime's limit and returns the guard over it.
+// Apply sets the runtime's limit and the collector's pace, and returns the guard over the limit.
 func Apply(cfg Config, logger *slog.Logger) *Guard {
+	paceCollector()
 	limit := debug.SetMemoryLimit(-1)
 	if limit == math.MaxInt64 && cfg.Ratio > 0 {
 		if memory, ok := cgroupLimit(os.DirFS("/")); ok {

@@ -1,0 +1,59 @@
+package memlimit
+
+import (
+	"os"
+	"runtime"
+	"runtime/debug"
+	"runtime/metrics"
+)
+
+// By itself the collector lets the heap double before it begins anew, whatever its size: a
+// server that keeps 150 MB would take 300. Most of what a server keeps are bytes without
+// pointers, which cost a collection nothing, so it may well begin earlier when the heap is
+// large.
+const (
+	// freeGrowth is how much garbage may gather between two collections.
+	freeGrowth = 96 << 20
+	// leastPercent is the least growth in per cent of what is alive: with a heap of gigabytes
+	// collections would follow upon each other.
+	leastPercent = 50
+	// paceStep is the least change worth a setting, which stops the world.
+	paceStep = 5
+)
+
+// growthPercent is how many per cent the heap may grow when so many bytes are alive.
+func growthPercent(live int64) int {
+	if live <= freeGrowth {
+		return 100
+	}
+	return max(leastPercent, int(100*freeGrowth/live))
+}
+
+// paceCollector sets the growth of the heap after each collection, for as long as the
+// process runs. It does nothing when the environment has set GOGC.
+func paceCollector() {
+	if os.Getenv("GOGC") == "" {
+		afterCollection(100)
+	}
+}
+
+// afterCollection calls itself when the next collection has ended; percent is what is set.
+func afterCollection(percent int) {
+	// What nobody holds is found by the next collection. It must not share its place in memory
+	// with anything that lives longer, so it has a pointer.
+	mark := new(*byte)
+	runtime.AddCleanup(mark, func(percent int) {
+		if p := growthPercent(liveHeap()); p <= percent-paceStep || p >= percent+paceStep {
+			debug.SetGCPercent(p)
+			percent = p
+		}
+		afterCollection(percent)
+	}, percent)
+}
+
+// liveHeap returns the bytes that the last collection found alive.
+func liveHeap() int64 {
+	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
+	metrics.Read(sample)
+	return int64(sample[0].Value.Uint64())
+}
