@@ -20,8 +20,8 @@ import (
 type labelParser struct {
 	parser   parser.Parser
 	maxBytes int
-	// known has the labels by {a="b"}, and by {"a":"b"} as it stands in a JSON body: no text
-	// but {} is right in both.
+	// known has the labels by {a="b"}, and by {"a":"b"} as it stands in a JSON body. What is right
+	// in one form is wrong in the other, but for {}.
 	known *gencache.Cache[string, *Known]
 }
 
@@ -32,6 +32,8 @@ type Known struct {
 	Labels labels.Labels
 	// Note is the receiver's, always of one type. Other tenants may push the same labels.
 	Note atomic.Value
+
+	object bool // the text was a JSON object
 }
 
 // cachedText is the longest text that is remembered; longer ones are parsed each time.
@@ -54,7 +56,7 @@ func newLabelParser(cacheBytes, maxText int) *labelParser {
 
 // text parses {a="b", c="d"}. The labels share no memory with p.
 func (lp *labelParser) text(p []byte) (*Known, error) {
-	if k, ok := lp.known.Get(alias(p)); ok {
+	if k, ok := lp.known.Get(alias(p)); ok && !k.object {
 		return k, nil
 	}
 	text := string(p)
@@ -62,12 +64,11 @@ func (lp *labelParser) text(p []byte) (*Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lp.remember(text, lbs), nil
+	return lp.remember(text, &Known{Labels: lbs}), nil
 }
 
 // remember keeps labels under their text, unless that is long.
-func (lp *labelParser) remember(text string, lbs labels.Labels) *Known {
-	k := &Known{Labels: lbs}
+func (lp *labelParser) remember(text string, k *Known) *Known {
 	if len(text) <= cachedText {
 		lp.known.Put(text, k, textCopies*len(text)+itemOverhead)
 	}
@@ -145,7 +146,7 @@ func plainName(s string) bool {
 // object parses {"a":"b","c":3}, a JSON object that is known to be whole. What is no
 // string counts as its text; the last of equal keys counts.
 func (lp *labelParser) object(p []byte) (*Known, error) {
-	if k, ok := lp.known.Get(alias(p)); ok {
+	if k, ok := lp.known.Get(alias(p)); ok && k.object {
 		return k, nil
 	}
 	text := string(p)
@@ -163,7 +164,7 @@ func (lp *labelParser) object(p []byte) (*Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lp.remember(text, lbs), nil
+	return lp.remember(text, &Known{Labels: lbs, object: true}), nil
 }
 
 // renderLabels writes pairs the way clients write labels. Names are written as they are,

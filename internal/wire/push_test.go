@@ -311,6 +311,26 @@ func TestTimestampRange(t *testing.T) {
 	}
 }
 
+// What one form of a push has made known is not accepted in the other, whichever came first.
+func TestLabelForms(t *testing.T) {
+	lp := newLabelParser(1<<20, 1<<20)
+	for range 2 {
+		for _, p := range []string{`{"a":"b"}`, `{}`} {
+			if _, err := lp.object([]byte(p)); err != nil {
+				t.Errorf("object %s: %v", p, err)
+			}
+		}
+		if k, err := lp.text([]byte(`{"a":"b"}`)); err == nil {
+			t.Errorf("the text of an object is taken as %s", k.Labels)
+		}
+		for _, p := range []string{`{a="b"}`, `{}`} {
+			if _, err := lp.text([]byte(p)); err != nil {
+				t.Errorf("text %s: %v", p, err)
+			}
+		}
+	}
+}
+
 func TestLabelTexts(t *testing.T) {
 	d := newTestDecoder()
 	f := func(text, want string) {
