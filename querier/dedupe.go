@@ -45,7 +45,6 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 		return err
 	}
 	defer release()
-	ctx = model.Alone(ctx)
 	if err := load(ctx, groups, enter, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.times, err = d.Block.Times(ctx)
 		return err

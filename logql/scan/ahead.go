@@ -31,14 +31,15 @@ type ahead[B model.Block] struct {
 	running sync.WaitGroup
 }
 
-// take waits until block i is there, if it is being fetched, and has those behind it fetched.
-// Each block is taken once; the context is that of the scan.
+// take has block i and those behind it fetched, and waits until block i is there. Each block is
+// taken once; the context is that of the scan.
 func (a *ahead[B]) take(ctx context.Context, i int) {
 	a.mu.Lock()
 	if a.mu.ready == nil {
 		a.mu.ready = make([]chan struct{}, len(a.blocks))
 	}
 	a.mu.begun++
+	a.fetchUntil(ctx, i, func() bool { return true })
 	ready := a.mu.ready[i]
 	if ready != nil {
 		a.mu.bytes -= a.blocks[i].RawBytes()
@@ -47,14 +48,19 @@ func (a *ahead[B]) take(ctx context.Context, i int) {
 	if a.slow {
 		window = min(window, a.mu.begun)
 	}
-	a.mu.next = max(a.mu.next, i+1)
-	for a.mu.next < len(a.blocks) && a.mu.next <= i+window && a.mu.bytes < maxAheadBytes && ctx.Err() == nil {
-		a.fetch(ctx, a.mu.next)
-		a.mu.next++
-	}
+	a.fetchUntil(ctx, i+window, func() bool { return a.mu.bytes < maxAheadBytes })
 	a.mu.Unlock()
 	if ready != nil {
 		<-ready
+	}
+}
+
+// fetchUntil begins to fetch the blocks up to the last one, for as long as there is room. It is
+// called with the lock held.
+func (a *ahead[B]) fetchUntil(ctx context.Context, last int, room func() bool) {
+	for a.mu.next <= min(last, len(a.blocks)-1) && room() && ctx.Err() == nil {
+		a.fetch(ctx, a.mu.next)
+		a.mu.next++
 	}
 }
 

@@ -74,9 +74,8 @@ func TestBlocksAreFetchedAhead(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		// Workers may overtake each other at the beginning, and then fetch for themselves.
-		if got := fetches.Load(); worked.Load() != n || got < n-2*int64(c.workers) {
-			t.Errorf("%+v: %d of %d blocks fetched ahead, %d read", c, got, n, worked.Load())
+		if got := fetches.Load(); worked.Load() != n || got != n {
+			t.Errorf("%+v: %d of %d blocks fetched, %d read", c, got, n, worked.Load())
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // block is a model.Block over one block of a segment. Columns are fetched when the
-// first of them is asked for: those that the request named, together, and any other one
+// first of them is asked for: those that the request named, together, the lines and any other one
 // by itself. Decoded columns live in pooled buffers until Release.
 type block struct {
 	r      *Reader
@@ -76,7 +76,6 @@ func (b *block) Dead() model.Bitmap          { return nil }
 // Release gives the buffers back.
 func (b *block) Release() {
 	b.dropFrames()
-	b.asked = false
 	b.dropColumns()
 }
 
@@ -84,7 +83,6 @@ func (b *block) Release() {
 func (b *block) Forget() {
 	if !b.far() {
 		b.dropFrames()
-		b.asked = false
 	}
 	b.dropColumns()
 }
@@ -117,7 +115,7 @@ func (b *block) dropFrames() {
 	for _, p := range b.buffers {
 		framePool.Put(p)
 	}
-	b.buffers, b.frames = nil, nil
+	b.buffers, b.frames, b.asked = nil, nil, false
 }
 
 // The parts of a block in the order of the file: times, lengths, the metadata columns,
@@ -157,9 +155,7 @@ func (b *blockMeta) at(number, part int) (at place, off int64, n int) {
 	return place{kind: kindLines, block: uint32(number)}, off + int64(n), b.lines
 }
 
-// wanted lists the parts that the request named and that are read with the first of them. Lines
-// wait until they are asked for, unless they come from afar: they are most of a block, and a
-// query that looks for rows that stand twice has the times of many blocks in memory.
+// wanted lists the parts that the request named, but for the lines.
 func (b *block) wanted() []int {
 	parts := []int{partTimes}
 	if b.want.Lengths || b.want.Lines {
@@ -170,27 +166,33 @@ func (b *block) wanted() []int {
 			parts = append(parts, partMetadata+i)
 		}
 	}
-	if b.want.Lines && b.far() {
-		parts = append(parts, b.partLines())
-	}
 	return parts
 }
 
-// frame returns the bytes of a part, which it fetches when needed.
+// frame returns the bytes of a part, which it fetches when needed. Lines, which are most of a
+// block, come when they are asked for, here or by Fetch: a query that looks for rows that stand
+// twice has the times of many blocks in memory.
 func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
+	if b.frames == nil || b.frames[part] == nil {
+		parts := []int{part}
+		if !b.asked {
+			parts = append(parts, b.wanted()...)
+		}
+		if err := b.bring(ctx, parts); err != nil {
+			return nil, err
+		}
+	}
+	return b.frames[part], nil
+}
+
+// bring fetches those of the parts that are not there, neighbours in one read. It is called with
+// the wanted ones the first time.
+func (b *block) bring(ctx context.Context, parts []int) error {
 	if b.frames == nil {
 		b.frames = make([][]byte, b.partLines()+1)
 	}
-	if b.frames[part] != nil {
-		return b.frames[part], nil
-	}
-	parts := []int{part}
-	if !b.asked && !(b.far() && model.IsAlone(ctx)) {
-		b.asked = true
-		parts = append(parts, b.wanted()...)
-		slices.Sort(parts)
-		parts = slices.DeleteFunc(slices.Compact(parts), func(p int) bool { return b.frames[p] != nil })
-	}
+	slices.Sort(parts)
+	parts = slices.DeleteFunc(slices.Compact(parts), func(p int) bool { return b.frames[p] != nil })
 	for len(parts) > 0 {
 		_, start, n := b.meta.at(b.number, parts[0])
 		end := start + int64(n)
@@ -206,8 +208,7 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		b.buffers = append(b.buffers, buf)
 		if err := b.r.read(ctx, *buf, start, b.stats); err != nil {
 			b.dropFrames()
-			b.asked = false
-			return nil, err
+			return err
 		}
 		for _, p := range parts[:k] {
 			_, off, n := b.meta.at(b.number, p)
@@ -215,7 +216,8 @@ func (b *block) frame(ctx context.Context, part int) ([]byte, error) {
 		}
 		parts = parts[k:]
 	}
-	return b.frames[part], nil
+	b.asked = true
+	return nil
 }
 
 // open returns the raw bytes of a part in a buffer, at most so many.
@@ -253,13 +255,11 @@ func (b *block) Fetch() func(context.Context) error {
 		return nil
 	}
 	return func(ctx context.Context) error {
-		for _, part := range b.wanted() {
-			// The first that is not there brings all others.
-			if _, err := b.frame(ctx, part); err != nil {
-				return err
-			}
+		parts := b.wanted()
+		if b.want.Lines {
+			parts = append(parts, b.partLines())
 		}
-		return nil
+		return b.bring(ctx, parts)
 	}
 }
 
@@ -496,8 +496,10 @@ func (b *block) Hashes(ctx context.Context) ([]uint64, error) {
 	return *hashes, nil
 }
 
-// computeHashes is model.RowHash for every row.
+// computeHashes is model.RowHash for every row. What hashes are made of is kept only if others have
+// read some of it: who compares hashes has those of many blocks.
 func (b *block) computeHashes(ctx context.Context) ([]uint64, error) {
+	others := b.offsets != nil || b.lines != nil || b.packed != nil || b.metadata != nil || b.frames != nil && b.frames[b.partLines()] != nil
 	offsets, err := b.Offsets(ctx)
 	if err != nil {
 		return nil, err
@@ -527,8 +529,7 @@ func (b *block) computeHashes(ctx context.Context) ([]uint64, error) {
 		}
 		(*hashes)[row] = d.Sum64()
 	}
-	if model.IsAlone(ctx) {
-		// Who compares hashes has those of many blocks, and no use for what they are made of.
+	if !others {
 		times := b.times
 		b.times = nil
 		b.Release()

@@ -180,9 +180,9 @@ type distant struct{ memory }
 
 func (*distant) Far() bool { return true }
 
-// Who wants the times of many blocks alone does not get their lines; these come in one request
-// later, ahead of who reads them, and nothing is asked for twice.
-func TestTimesAlone(t *testing.T) {
+// Times bring what is small, not the lines; these come in one request later, ahead of who reads
+// them, and nothing is asked for twice.
+func TestTimesComeWithoutLines(t *testing.T) {
 	var entries []entry
 	for i := range 2000 {
 		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: fmt.Sprintf("line %x", uint64(i)*0x9e3779b97f4a7c15)})
@@ -197,34 +197,37 @@ func TestTimesAlone(t *testing.T) {
 	if err != nil || len(part.Blocks) != 1 {
 		t.Fatal(part, err)
 	}
-	b := part.Blocks[0]
-	meta := b.(*block).meta
-	before := stats.BytesFetched.Load()
-	read := func(what string, want int, f func() error) {
+	b := part.Blocks[0].(*block)
+	meta := b.meta
+	read := func(what string, requests, size int, f func() error) {
 		t.Helper()
+		before, bytes := stats.FetchRequests.Load(), stats.BytesFetched.Load()
 		if err := f(); err != nil {
 			t.Fatal(err)
 		}
-		now := stats.BytesFetched.Load()
-		if got := now - before; got != int64(want) {
-			t.Errorf("%s: %d bytes were fetched, want %d", what, got, want)
+		if r, n := stats.FetchRequests.Load()-before, stats.BytesFetched.Load()-bytes; r != int64(requests) || n != int64(size) {
+			t.Errorf("%s: %d requests for %d bytes, want %d for %d", what, r, n, requests, size)
 		}
-		before = now
 	}
-	alone := model.Alone(t.Context())
-	read("times", meta.times, func() error { _, err := b.Times(alone); return err })
+	times := func() error { _, err := b.Times(t.Context()); return err }
+	lines := func() error { _, err := b.Lines(t.Context()); return err }
+	hashes := func() error { _, err := b.Hashes(t.Context()); return err }
+	fetch := func() error { return b.Fetch()(t.Context()) }
+	read("times", 1, meta.times+meta.lengths, times)
 	model.Forget(b)
-	read("the rest, ahead", meta.lengths+meta.lines, func() error { return b.Fetch()(t.Context()) })
-	read("what is there", 0, func() error {
-		_, err := b.Times(t.Context())
-		if err == nil {
-			_, err = b.Lines(t.Context())
-		}
-		return err
-	})
-	// Hashes are made of lines here, which are not kept.
-	read("lines for hashes", 0, func() error { _, err := b.Hashes(alone); return err })
-	if c := b.(*block); c.lines != nil || c.packed != nil || c.frames != nil {
+	read("the rest, ahead", 1, meta.lines, fetch)
+	read("times that are there", 0, 0, times)
+	read("lines that are there", 0, 0, lines)
+	read("hashes of lines that are there", 0, 0, hashes)
+	if b.lines == nil {
+		t.Error("the hashes took the lines from who read them")
+	}
+	b.Release()
+	read("all, ahead", 1, meta.times+meta.lengths+meta.lines, fetch)
+	b.Release()
+	read("times", 1, meta.times+meta.lengths, times)
+	read("hashes", 1, meta.lines, hashes)
+	if b.lines != nil || b.packed != nil || b.frames != nil || b.times == nil {
 		t.Error("lines are kept beside the hashes that were made of them")
 	}
 }
