@@ -66,12 +66,14 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		found        []patterns.Pattern
 		warned       *warnings
 	)
-	err = q.retry(ctx, func() (err error) {
+	err = q.retry(ctx, func() error {
 		warned = &warnings{}
-		found, err = patterns.Mine(ctx, boundSelector{q: q, tenants: tenants, turns: true}, expr,
-			patterns.Query{Range: model.TimeRange{From: e.Start, Through: e.End}, Step: max(e.Step, minPatternStep)},
-			scan.Options{MaxMemory: q.cfg.MaxMemory, Stats: stats, Warn: warned.add})
-		return err
+		return q.pool.Within(ctx, func(ctx context.Context) (err error) {
+			found, err = patterns.Mine(ctx, boundSelector{q: q, tenants: tenants, turns: true}, expr,
+				patterns.Query{Range: model.TimeRange{From: e.Start, Through: e.End}, Step: max(e.Step, minPatternStep)},
+				scan.Options{MaxMemory: q.cfg.MaxMemory, Stats: stats, Warn: warned.add})
+			return err
+		})
 	})
 	if errors.Is(err, context.DeadlineExceeded) {
 		return fault.New(fault.Timeout, engine.TimedOut)

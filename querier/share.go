@@ -80,13 +80,10 @@ func (q *Querier) execute(ctx context.Context, tenants []model.Tenant, lim *limi
 func (q *Querier) evaluateHere(ctx context.Context, tenants []model.Tenant, el engine.Limits, p engine.Params, expr syntax.Expr) (result *engine.Result, err error) {
 	src := boundSelector{q: q, tenants: tenants, turns: p.Interval == 0}
 	err = q.retry(ctx, func() (err error) {
-		ctx, account := q.pool.Open(ctx)
-		defer account.Close()
-		result, err = q.engine.Evaluate(ctx, src, el, p, expr)
-		if ended := account.Err(); err != nil && ended != nil {
-			return ended
-		}
-		return err
+		return q.pool.Within(ctx, func(ctx context.Context) (err error) {
+			result, err = q.engine.Evaluate(ctx, src, el, p, expr)
+			return err
+		})
 	})
 	return result, err
 }

@@ -4,7 +4,6 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
-	"runtime/metrics"
 )
 
 // By itself the collector lets the heap double before it begins anew, whatever its size: a
@@ -43,17 +42,11 @@ func afterCollection(percent int) {
 	// with anything that lives longer, so it has a pointer.
 	mark := new(*byte)
 	runtime.AddCleanup(mark, func(percent int) {
-		if p := growthPercent(liveHeap()); p <= percent-paceStep || p >= percent+paceStep {
+		live, _ := readRuntime()
+		if p := growthPercent(live); p <= percent-paceStep || p >= percent+paceStep {
 			debug.SetGCPercent(p)
 			percent = p
 		}
 		afterCollection(percent)
 	}, percent)
-}
-
-// liveHeap returns the bytes that the last collection found alive.
-func liveHeap() int64 {
-	sample := []metrics.Sample{{Name: "/gc/heap/live:bytes"}}
-	metrics.Read(sample)
-	return int64(sample[0].Value.Uint64())
 }

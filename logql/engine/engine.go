@@ -257,7 +257,7 @@ func (e *Engine) logs(ctx context.Context, src scan.Selector, x *syntax.LogExpr,
 		Range: skald.TimeRange{From: p.Start, Through: p.End},
 		Limit: p.Limit, Forward: p.Forward, Interval: p.Interval,
 	}, scan.Options{
-		Workers: e.opts.Workers, MaxMemory: e.opts.MaxMemory, Account: scan.AccountOf(ctx), Stats: out.Stats,
+		Workers: e.opts.Workers, MaxMemory: e.opts.MaxMemory, Stats: out.Stats,
 		Warn: func(text string) { out.Warnings = append(out.Warnings, text) },
 	})
 	return out, err

@@ -198,7 +198,7 @@ func (ev *evaluation) scan(ctx context.Context, x *syntax.RangeAgg, g *syntax.Gr
 	}
 	defer func() { <-ev.slots }()
 	s.series, s.err = scan.Range(ctx, ev.src, x, ev.grid, scan.Options{
-		Workers: ev.engine.opts.Workers, MaxMemory: ev.engine.opts.MaxMemory, Account: scan.AccountOf(ctx),
+		Workers: ev.engine.opts.Workers, MaxMemory: ev.engine.opts.MaxMemory,
 		SeriesLimited: x == ev.root && ev.lim.MaxSeries >= 0 && !ev.p.PartialSeries,
 		MaxSeries:     ev.lim.MaxSeries, Grouping: g, Stats: ev.stats, Warn: ev.warn,
 	})

@@ -6,10 +6,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
-	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/logql/pipeline"
 	"github.com/skaldlog/skald/logql/scan"
@@ -53,10 +51,7 @@ type Sample struct{ T, N int64 }
 func Mine(ctx context.Context, src scan.Selector, expr *syntax.LogExpr, q Query, opts scan.Options) ([]Pattern, error) {
 	step := int64(q.Step)
 	grid := grid{base: q.Range.From - ((q.Range.From%step)+step)%step, step: step}
-	budget := &budget{limit: opts.MaxMemory}
-	if budget.limit <= 0 {
-		budget.limit = scan.DefaultMaxMemory
-	}
+	budget := scan.NewBudget(ctx, opts.MaxMemory)
 	var miners []*miner
 	err := scan.Visit(ctx, src, expr, q.Range, []string{levelLabel}, opts, func() scan.Visitor {
 		m := &miner{ctx: ctx, grid: grid, budget: budget, levels: map[string]*shapes{}}
@@ -159,24 +154,11 @@ func (g grid) patterns(level string, templates []*shape) []Pattern {
 	return out
 }
 
-// budget bounds the memory of counts, shared by all workers.
-type budget struct {
-	limit int64
-	used  atomic.Int64
-}
-
-func (b *budget) charge(n int64) error {
-	if used := b.used.Add(n); used > b.limit {
-		return fault.New(fault.Invalid, "the patterns of so many steps need more memory than a query's budget (%d MiB); reduce the time range or use a larger step", b.limit>>20)
-	}
-	return nil
-}
-
 // miner is one worker's share.
 type miner struct {
 	ctx    context.Context // of the visit
 	grid   grid
-	budget *budget
+	budget *scan.Budget
 	mask   masker
 	levels map[string]*shapes
 	// The level of the row before.
@@ -196,7 +178,7 @@ func (m *miner) Visit(ts int64, line []byte, labels *pipeline.Labels) error {
 	s.total++
 	if grown := s.counts.add(m.grid.at(ts), 1); grown > 0 {
 		m.charged += grown
-		if err := m.budget.charge(grown); err != nil {
+		if err := m.budget.Charge(grown); err != nil {
 			return err
 		}
 	}
@@ -243,7 +225,7 @@ func (m *miner) compact() error {
 			pages += int64(len(s.counts.pages))
 		}
 	}
-	m.budget.used.Add(pages*pageBytes - m.charged)
-	m.charged = pages * pageBytes
-	return nil
+	grown := pages*pageBytes - m.charged
+	m.charged += grown
+	return m.budget.Charge(grown)
 }

@@ -259,9 +259,17 @@ func TestStepsHaveABudget(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = Mine(context.Background(), blocks.New([]model.Stream{stream}, blocks.Options{}), expr,
-		Query{Range: model.TimeRange{Through: 5000 * int64(time.Hour)}, Step: time.Minute}, scan.Options{MaxMemory: 1 << 20})
-	if fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "larger step") {
+	mine := func(ctx context.Context, opts scan.Options) error {
+		_, err := Mine(ctx, blocks.New([]model.Stream{stream}, blocks.Options{}), expr,
+			Query{Range: model.TimeRange{Through: 5000 * int64(time.Hour)}, Step: time.Minute}, opts)
+		return err
+	}
+	if err := mine(t.Context(), scan.Options{MaxMemory: 1 << 20}); fault.Of(err) != fault.Invalid || !strings.Contains(err.Error(), "larger step") {
+		t.Errorf("got %v", err)
+	}
+	// They count among what all queries hold.
+	err = scan.NewPool(1<<20).Within(t.Context(), func(ctx context.Context) error { return mine(ctx, scan.Options{}) })
+	if fault.Of(err) != fault.Unavailable {
 		t.Errorf("got %v", err)
 	}
 }

@@ -54,7 +54,7 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 		return nil, err
 	}
 	needs := logNeeds()
-	l := &logScan{q: q, stats: opts.stats(), budget: newBudget(opts.MaxMemory, opts.Account)}
+	l := &logScan{q: q, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory)}
 	l.req = &model.Request{
 		Matchers: expr.Matchers, Range: q.Range,
 		Columns: needs.columns(), Stats: l.stats,
@@ -81,7 +81,7 @@ type logScan struct {
 	q      LogsQuery
 	req    *model.Request
 	stats  *model.Stats
-	budget *budget
+	budget *Budget
 	top    *top
 }
 

@@ -15,7 +15,7 @@ import (
 // top holds the best hits so far, at most the query's limit. All workers offer to it.
 type top struct {
 	q      LogsQuery
-	budget *budget
+	budget *Budget
 	// edge is the time of the worst hit once there are enough; rows beyond it are of no use.
 	// It only moves towards the better, so a stale value costs work but loses nothing.
 	edge atomic.Int64
@@ -27,7 +27,7 @@ type top struct {
 	}
 }
 
-func newTop(q LogsQuery, b *budget) *top {
+func newTop(q LogsQuery, b *Budget) *top {
 	t := &top{q: q, budget: b}
 	t.mu.hits.forward = q.Forward
 	t.mu.seen = map[content]struct{}{}
@@ -109,7 +109,7 @@ func (t *top) add(h hit) error {
 	if len(hits.hits) == t.q.Limit {
 		t.edge.Store(hits.hits[0].ts)
 	}
-	return t.budget.charge(grown)
+	return t.budget.Charge(grown)
 }
 
 // streams is the answer.

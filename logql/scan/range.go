@@ -24,7 +24,7 @@ type rangeScan struct {
 	req      *model.Request
 	opts     *Options
 	stats    *model.Stats
-	budget   *budget
+	budget   *Budget
 	// plain says that the only stages are line filters, so that a row's labels are its
 	// stream's and its metadata, and its line stays as it is.
 	plain bool
@@ -47,7 +47,7 @@ type rangeScan struct {
 //
 // A row whose pipeline left an error fails the query with Loki's text.
 func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, opts Options) ([]Series, error) {
-	s, pipe, err := newRangeScan(agg, grid, &opts)
+	s, pipe, err := newRangeScan(ctx, agg, grid, &opts)
 	if err != nil {
 		return nil, err
 	}
@@ -55,15 +55,15 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 	if err != nil {
 		return nil, err
 	}
-	defer func() { s.budget.account.charge(-total.charged) }() // of the buckets only results are left
+	defer func() { _ = s.budget.Charge(-total.charged) }() // of the buckets only results are left
 	if agg.Op == "absent_over_time" {
 		return s.absent(ctx, total), nil
 	}
 	return s.results(ctx, src, total)
 }
 
-func newRangeScan(agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
-	s := &rangeScan{agg: agg, opts: opts, stats: opts.stats(), budget: newBudget(opts.MaxMemory, opts.Account), grouping: agg.Grouping}
+func newRangeScan(ctx context.Context, agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
+	s := &rangeScan{agg: agg, opts: opts, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory), grouping: agg.Grouping}
 	if s.grouping == nil {
 		s.grouping = opts.Grouping
 	}
@@ -125,8 +125,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 		if err := total.charge(); err != nil {
 			return nil, err
 		}
-		s.budget.used.Add(-w.charged)
-		s.budget.account.charge(-w.charged)
+		_ = s.budget.Charge(-w.charged)
 		if err := ctx.Err(); err != nil {
 			return nil, err
 		}
@@ -141,7 +140,7 @@ func (s *rangeScan) results(ctx context.Context, src Selector, total *rangeWorke
 		return nil, SeriesLimitError(s.opts.MaxSeries)
 	}
 	perSeries := 8*s.windows.points + s.windows.points/8 + seriesOverhead
-	if err := s.budget.charge(int64(len(all)) * perSeries); err != nil {
+	if err := s.budget.Charge(int64(len(all)) * perSeries); err != nil {
 		return nil, err
 	}
 	out := make([]Series, len(all))
@@ -242,7 +241,7 @@ func (s *rangeScan) worker(pipe *pipeline.Pipeline) (*rangeWorker, error) {
 // charge brings the budget up to date and checks the number of series.
 func (w *rangeWorker) charge() error {
 	size := w.acc.size() + w.table.size
-	if err := w.budget.charge(size - w.charged); err != nil {
+	if err := w.budget.Charge(size - w.charged); err != nil {
 		return err
 	}
 	w.charged = size

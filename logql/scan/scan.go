@@ -72,8 +72,6 @@ type Options struct {
 	// MaxMemory bounds the bytes of partial aggregates and results that a scan may hold;
 	// 0 means DefaultMaxMemory. A query that needs more fails with an explanation.
 	MaxMemory int64
-	// Account is charged, too, unless it is nil.
-	Account *Account
 	// SeriesLimited makes Range fail as soon as there are more than MaxSeries series.
 	// Set it when every series of the range aggregation is one of the result.
 	SeriesLimited bool
@@ -88,18 +86,9 @@ type Options struct {
 	Warn func(text string)
 }
 
-// DefaultMaxMemory is half a gigabyte: room for 30 million buckets of counts, and a
-// quarter of what a small server has.
-const DefaultMaxMemory = 512 << 20
-
 // SeriesLimitError is the refusal of a query that yields more than limit series.
 func SeriesLimitError(limit int) error {
 	return fault.New(fault.Invalid, "maximum number of series (%d) reached for a single query; consider reducing query cardinality by adding more specific stream selectors, reducing the time range, or aggregating results with functions like sum(), count() or topk()", limit)
-}
-
-// MemoryError is the refusal of a query that needs more memory than limit bytes.
-func MemoryError(limit int64) error {
-	return fault.New(fault.Invalid, "the query needs more memory than its budget (%d MiB); reduce the time range, use a larger step, or group by fewer labels", limit>>20)
 }
 
 func (o *Options) workers(blocks int) int {
@@ -115,29 +104,6 @@ func (o *Options) stats() *model.Stats {
 		o.Stats = &model.Stats{}
 	}
 	return o.Stats
-}
-
-// budget is the memory of a scan, shared by its workers.
-type budget struct {
-	limit   int64
-	used    atomic.Int64
-	account *Account
-}
-
-func newBudget(limit int64, account *Account) *budget {
-	if limit <= 0 {
-		limit = DefaultMaxMemory
-	}
-	return &budget{limit: limit, account: account}
-}
-
-// charge adds to what is in use and fails when it is too much.
-func (b *budget) charge(n int64) error {
-	b.account.charge(n)
-	if used := b.used.Add(n); used > b.limit {
-		return MemoryError(b.limit)
-	}
-	return nil
 }
 
 // selected asks for the blocks that log may find something in, and takes them over:
