@@ -69,6 +69,9 @@ var Needles = []Needle{
 // Absent is an id that is in no entry.
 const Absent = "00f067aa0ba902b7b9c7c989f97918e1"
 
+// maxSliceBytes bounds the lines of one slice of time, on average.
+const maxSliceBytes = 1 << 20
+
 // Corpus yields entries; it is not safe for concurrent use.
 type Corpus struct {
 	cfg     Config
@@ -107,8 +110,9 @@ type plant struct {
 // New prepares a corpus.
 func New(cfg Config) *Corpus {
 	c := &Corpus{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.Seed, 0x5ca1d))}
-	// Each stream is asked for lines once in a slice, so more streams get fewer slices.
-	slices := max(100, 10_000_000/max(cfg.Streams, 200))
+	// Each stream is asked for lines once in a slice, so more streams get fewer slices; but a
+	// slice is the least that Next gives, and must not be more than shippers push at once.
+	slices := max(100, 10_000_000/max(cfg.Streams, 200), int(cfg.Bytes/maxSliceBytes))
 	c.slice = max(cfg.Span/time.Duration(slices), time.Millisecond)
 	c.makeStreams()
 	c.makePlants()
