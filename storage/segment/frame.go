@@ -12,6 +12,8 @@ import (
 	"github.com/golang/snappy"
 	"github.com/klauspost/compress/s2"
 	"github.com/klauspost/compress/zstd"
+
+	"github.com/skaldlog/skald/internal/cores"
 )
 
 // Codec says how a frame's bytes are compressed.
@@ -60,11 +62,11 @@ const (
 var encoderLevels = [...]zstd.EncoderLevel{ZstdDefault: zstd.SpeedDefault, ZstdFastest: zstd.SpeedFastest,
 	ZstdBetter: zstd.SpeedBetterCompression, ZstdBest: zstd.SpeedBestCompression}
 
-// encoderWindow is as large as a block's lines need; a larger one compresses no better and
-// keeps a larger history for each of the encoder's goroutines.
-const encoderWindow = 2 << 20
+// encoderWindow is twice what a block's lines take; a larger one compresses no better, and each
+// of the encoder's goroutines keeps a history of twice its size.
+const encoderWindow = 512 << 10
 
-// An encoder is a few megabytes of tables, so all writers of a level share one; it
+// An encoder is megabytes of tables and histories, so all writers of a level share one; it
 // works for as many goroutines at a time as there are processors.
 var encoders [len(encoderLevels)]struct {
 	once sync.Once
@@ -75,7 +77,7 @@ func encoder(level ZstdLevel) *zstd.Encoder {
 	e := &encoders[level]
 	e.once.Do(func() {
 		enc, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(encoderLevels[level]),
-			zstd.WithWindowSize(encoderWindow), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithZeroFrames(true))
+			zstd.WithWindowSize(encoderWindow), zstd.WithEncoderConcurrency(cores.Count()), zstd.WithEncoderCRC(false), zstd.WithSingleSegment(true), zstd.WithZeroFrames(true))
 		if err != nil {
 			panic("segment: zstd options: " + err.Error()) // constant options
 		}
