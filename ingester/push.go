@@ -6,6 +6,8 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/prometheus/model/labels"
+
 	"github.com/skaldlog/skald/ingester/wal"
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
@@ -139,8 +141,8 @@ const (
 // in a memtable, their number, and the bytes of their lines.
 func measure(streams []model.Stream) (bytes int64, entries, lines int, err error) {
 	for s := range streams {
-		if n := streams[s].Labels.Len(); n > maxLabels {
-			return 0, 0, 0, fault.New(fault.Invalid, "stream with %d labels, at most %d can be stored", n, maxLabels)
+		if ls := streams[s].Labels; more(ls, maxLabels) {
+			return 0, 0, 0, fault.New(fault.Invalid, "stream with %d labels, at most %d can be stored", ls.Len(), maxLabels)
 		}
 		bytes += streamBytes
 		entries += len(streams[s].Entries)
@@ -154,13 +156,19 @@ func measure(streams []model.Stream) (bytes int64, entries, lines int, err error
 				continue
 			}
 			size := int(en.Metadata.ByteSize())
-			if n := en.Metadata.Len(); n > maxPairs || size > maxEntryColumn {
-				return 0, 0, 0, fault.New(fault.Invalid, "entry with %d pairs of structured metadata in %d bytes, at most %d and %d can be stored", n, size, maxPairs, maxEntryColumn)
+			if size > maxEntryColumn || more(en.Metadata, maxPairs) {
+				return 0, 0, 0, fault.New(fault.Invalid, "entry with %d pairs of structured metadata in %d bytes, at most %d and %d can be stored", en.Metadata.Len(), size, maxPairs, maxEntryColumn)
 			}
 			bytes += int64(size)
 		}
 	}
 	return bytes + int64(lines) + int64(entries)*rowBytes, entries, lines, nil
+}
+
+// more reports whether there are more than so many pairs. To count them is to read them all, but
+// each takes two bytes at least.
+func more(ls labels.Labels, most int) bool {
+	return ls.ByteSize() > uint64(2*most) && ls.Len() > most
 }
 
 // reserve waits until the batch fits the memtables' memory, at most Config.PushWait.

@@ -31,6 +31,7 @@ func (e *Encoder) arrived(tenant model.Tenant, streams []model.Stream, a model.A
 	if len(a.Packed) == 0 || len(a.Text) < minCompress || len(a.Text) > recordTarget || len(a.Packed) > len(a.Text) {
 		return false
 	}
+	e.payload = slices.Grow(e.payload[:0], payloadSize(tenant, streams))
 	e.begin(tenant)
 	e.payload = binary.AppendUvarint(e.payload, uint64(len(streams)))
 	at, inside := 0, 0 // the end of the line before; the bytes of all lines
@@ -65,6 +66,17 @@ func (e *Encoder) arrived(tenant model.Tenant, streams []model.Stream, a model.A
 	e.out = append(e.out, a.Packed...)
 	e.out = append(e.out, e.payload...)
 	return true
+}
+
+// payloadSize is about what such a record has besides the push. A payload that grew as it is
+// written would be copied a dozen times.
+func payloadSize(tenant model.Tenant, streams []model.Stream) int {
+	const perStream, perEntry = 16, 12
+	n := len(tenant) + perStream
+	for s := range streams {
+		n += int(streams[s].Labels.ByteSize()) + perStream + perEntry*len(streams[s].Entries)
+	}
+	return n
 }
 
 // set appends an entry's metadata, by number when it has been there before.

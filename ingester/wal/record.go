@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/klauspost/compress/s2"
 	"github.com/prometheus/prometheus/model/labels"
@@ -114,11 +115,18 @@ func (e *Encoder) stream(ls labels.Labels, entries []model.Entry) {
 }
 
 func (e *Encoder) pairs(ls labels.Labels) {
-	e.payload = binary.AppendUvarint(e.payload, uint64(ls.Len()))
+	at, n := len(e.payload), 0
+	e.payload = append(e.payload, 0) // the number, which to count beforehand would be to read them twice
 	ls.Range(func(l labels.Label) {
 		e.payload = appendString(e.payload, l.Name)
 		e.payload = appendString(e.payload, l.Value)
+		n++
 	})
+	if n < 0x80 {
+		e.payload[at] = byte(n)
+		return
+	}
+	e.payload = slices.Replace(e.payload, at, at+1, binary.AppendUvarint(nil, uint64(n))...)
 }
 
 // flush appends the payload to the output as a record, packed when that saves an eighth.

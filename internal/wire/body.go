@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/bits"
 	"mime"
 	"sync"
 
@@ -203,15 +204,18 @@ func (b *Batch) readAll(buf []byte, r io.Reader, hint, most int64) ([]byte, erro
 	}
 }
 
-// room returns a buffer of n bytes, buf if it is large enough.
+// room returns a buffer of n bytes, buf if it is large enough. One that is made has up to an eighth
+// more: pushes are of similar sizes, and the next one fits too.
 func (b *Batch) room(buf []byte, n int) ([]byte, error) {
 	if n <= cap(buf) {
 		return buf[:n], nil
 	}
-	if err := b.reserve(int64(n)); err != nil {
+	step := 1 << max(0, bits.Len(uint(n))-4)
+	size := (n + step - 1) &^ (step - 1)
+	if err := b.reserve(int64(size)); err != nil {
 		return buf, err
 	}
-	return make([]byte, n), nil
+	return make([]byte, n, size), nil
 }
 
 var (

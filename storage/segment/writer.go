@@ -193,7 +193,8 @@ func (w *Writer) check(fresh bool, stream labels.Labels, ts int64, line []byte) 
 		return fault.New(fault.Invalid, "a row with %d metadata pairs of %d bytes, at most %d and %d can be stored",
 			len(w.pairs), metadata, maxMetadataNames/2, MaxLineBytes)
 	}
-	if fresh && stream.Len() > maxLabels {
+	// To count them is to read them all, but each takes two bytes at least.
+	if fresh && stream.ByteSize() > 2*maxLabels && stream.Len() > maxLabels {
 		return fault.New(fault.Invalid, "a stream with %d labels, at most %d can be stored", stream.Len(), maxLabels)
 	}
 	if len(w.streams) == 0 {
