@@ -260,7 +260,7 @@ func (i *Ingester) writeTable(ctx context.Context, g *generation, t *table) (fil
 	for group := range slices.Chunk(days, openDays) {
 		writers := make(map[string]*segmentFile)
 		for _, day := range group {
-			w, err := i.createSegment(g, tenantDay{t.tenant, day}, len(rows.refs))
+			w, err := i.createSegment(g, tenantDay{t.tenant, day}, len(rows.refs), len(rows.runs))
 			if w != nil {
 				writers[day], files = w, append(files, &w.newSegment)
 			}
@@ -318,7 +318,7 @@ type segmentFile struct {
 	writer *segment.Writer
 }
 
-func (i *Ingester) createSegment(g *generation, td tenantDay, rows int) (*segmentFile, error) {
+func (i *Ingester) createSegment(g *generation, td tenantDay, rows, streams int) (*segmentFile, error) {
 	id := ulid.Make().String()
 	f := &segmentFile{newSegment: newSegment{tenantDay: td, path: i.localPath(td.tenant, td.day, g.seq, id)}}
 	// An upload may remove the directory, as empty, before the file is in it.
@@ -333,7 +333,7 @@ func (i *Ingester) createSegment(g *generation, td tenantDay, rows int) (*segmen
 	}
 	f.buf = bufio.NewWriterSize(f.file, min(4<<10+64*rows, 256<<10)) // a row takes about that
 	f.writer = segment.NewWriter(f.buf, segment.WriterOptions{
-		ID: id, Tenant: td.tenant, RowHash: i.cfg.RowHash,
+		ID: id, Tenant: td.tenant, RowHash: i.cfg.RowHash, Streams: streams,
 		// A local segment lives for minutes, until a merge packs its rows for good. Packing
 		// them well twice would cost 3 CPU-seconds per GB, and indexing them twice as many.
 		Codec: segment.CodecS2, NoNeedles: !i.cfg.LocalNeedles,

@@ -60,17 +60,22 @@ func (g *generation) table(name model.Tenant) *table {
 }
 
 // append adds entries to the memtable.
-func (i *Ingester) appendTo(g *generation, name model.Tenant, streams []model.Stream, hashes []uint64) {
-	t := g.table(name)
-	if t == nil {
+func (i *Ingester) appendTo(g *generation, t *tenant, streams []model.Stream, hashes []uint64) {
+	table := g.table(t.name)
+	if table == nil {
+		// Half of the streams of the one before are likely to come again.
+		expected := 0
+		if before := t.flushed.Load(); before != nil {
+			expected = len(*before) / 2
+		}
 		g.mu.Lock()
-		if t = g.mu.tables[name]; t == nil {
-			t = newTable(name, func(n int64) { g.bytes.Add(n); i.memory.used.Add(n) })
-			g.mu.tables[name] = t
+		if table = g.mu.tables[t.name]; table == nil {
+			table = newTable(t.name, expected, func(n int64) { g.bytes.Add(n); i.memory.used.Add(n) })
+			g.mu.tables[t.name] = table
 		}
 		g.mu.Unlock()
 	}
-	t.append(streams, hashes)
+	table.append(streams, hashes)
 }
 
 // startGeneration makes the next generation with an empty log. It is not current yet. A

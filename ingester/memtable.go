@@ -91,9 +91,11 @@ type table struct {
 	order atomic.Pointer[[]uint32]
 }
 
-func newTable(tenant model.Tenant, charge func(int64)) *table {
+// newTable returns an empty table with room for so many streams.
+func newTable(tenant model.Tenant, streams int, charge func(int64)) *table {
 	t := &table{tenant: tenant, charge: charge}
-	t.mu.ids = make(map[uint64]uint32)
+	t.mu.streams, t.mu.stats = make([]memStream, 0, streams), make([]streamStat, 0, streams)
+	t.mu.ids = make(map[uint64]uint32, streams)
 	t.mu.nameIDs = make(map[string]uint32)
 	return t
 }

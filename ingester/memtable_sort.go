@@ -140,7 +140,7 @@ func (s *snapshot) sorted(selected []uint32, r model.TimeRange) sortedRows {
 	refs := make([]ref, total)
 	s.scan(place, r, func(p int32, row ref) { refs[ends[p-1]] = row; ends[p-1]++ })
 
-	out.refs = refs[:0]
+	out.refs, out.runs = refs[:0], make([]model.Run, 0, min(len(selected), total))
 	from := 0
 	var order timeSort
 	for i, id := range selected {

@@ -16,7 +16,7 @@ import (
 // are sorted as without it.
 func TestSortStreamsAfterAnEarlierTable(t *testing.T) {
 	fill := func(rng *rand.Rand) *table {
-		table := newTable("t", func(int64) {})
+		table := newTable("t", 0, func(int64) {})
 		for _, n := range rng.Perm(60)[:rng.IntN(60)] {
 			ls := labels.FromStrings("app", fmt.Sprint(n%7), "pod", fmt.Sprint(n))
 			// Few hashes, so that streams share them.
@@ -66,7 +66,7 @@ func TestTimeSort(t *testing.T) {
 				s.Entries = append(s.Entries, model.Entry{Timestamp: rng.Int64N(100)})
 			}
 		}
-		table := newTable("t", func(int64) {})
+		table := newTable("t", 0, func(int64) {})
 		table.append([]model.Stream{s}, []uint64{1})
 		snap := table.snapshot()
 		var got []ref

@@ -85,7 +85,7 @@ func (i *Ingester) Push(ctx context.Context, name model.Tenant, streams []model.
 		return err
 	}
 	// 4. To memory, where queries see it.
-	i.appendTo(g, name, sc.streams, sc.hashes)
+	i.appendTo(g, t, sc.streams, sc.hashes)
 	if g.entries.Add(int64(entries)) == int64(entries) {
 		g.born.Store(time.Now().UnixNano())
 	}

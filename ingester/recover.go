@@ -347,7 +347,7 @@ func (r *replayer) batch(b wal.Batch) error {
 	t := r.ingester.lockTenant(b.Tenant)
 	_ = t.admit(b.Streams, &limits.Limits{}, 1, time.Now().UnixNano(), sc, r.ingester.metrics)
 	t.mu.Unlock()
-	r.ingester.appendTo(r.to, b.Tenant, sc.streams, sc.hashes)
+	r.ingester.appendTo(r.to, t, sc.streams, sc.hashes)
 	for s := range sc.streams {
 		r.to.entries.Add(int64(len(sc.streams[s].Entries)))
 	}

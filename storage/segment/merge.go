@@ -40,6 +40,9 @@ func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptio
 	if opts.Range == (model.TimeRange{}) {
 		opts.Range = model.TimeRange{From: minInt64, Through: maxInt64}
 	}
+	for _, r := range inputs {
+		opts.Streams = max(opts.Streams, r.footer.streams)
+	}
 	m := &merger{w: NewWriter(out, opts.WriterOptions), opts: &opts}
 	defer m.release()
 	all := &vocabulary{numbers: make(map[string]uint32)}

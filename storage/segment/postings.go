@@ -39,6 +39,8 @@ type postingsBuilder struct {
 	postings []posting
 	ends     []uint32 // where the postings of each word, as a name, end
 	counts   []uint32 // of each word as a value; all zero between frames
+
+	values, streams []uint32 // of the frame being made
 }
 
 func buildPostings(t *labelTable) *postingsBuilder {
@@ -90,12 +92,13 @@ func (b *postingsBuilder) sort(words []uint32) {
 // append appends the raw bytes of a name's frame.
 func (b *postingsBuilder) append(dst []byte, name uint32) []byte {
 	list := b.of(name)
-	var values []uint32
+	values := b.values[:0]
 	for _, p := range list {
 		if b.counts[p.value]++; b.counts[p.value] == 1 {
 			values = append(values, p.value)
 		}
 	}
+	b.values = values
 	b.sort(values)
 	dst = binary.AppendUvarint(dst, uint64(len(values)))
 	for _, v := range values {
@@ -112,7 +115,8 @@ func (b *postingsBuilder) append(dst []byte, name uint32) []byte {
 		b.counts[v] = at
 		at += n
 	}
-	streams := make([]uint32, len(list))
+	b.streams = slices.Grow(b.streams[:0], len(list))
+	streams := b.streams[:len(list)]
 	for _, p := range list {
 		streams[b.counts[p.value]] = p.stream
 		b.counts[p.value]++

@@ -81,7 +81,7 @@ func tabulate(streams []streamEntry) *labelTable {
 }
 
 func appendStreams(dst []byte, streams []streamEntry, t *labelTable, minTime int64) []byte {
-	var sets []byte
+	sets := make([]byte, 0, 8*len(streams))
 	var before []uint32
 	start := uint32(0)
 	for _, end := range t.ends {

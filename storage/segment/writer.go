@@ -35,6 +35,8 @@ type WriterOptions struct {
 	// BlockBytes and BlockRows bound a block; DefaultBlockBytes and DefaultBlockRows when 0.
 	BlockBytes int
 	BlockRows  int
+	// Streams is how many there will be about, so that room for them is made once.
+	Streams int
 }
 
 // DefaultNeedleBits: a phrase of 25 letters has about ten keys; if they were as rare as can be, a
@@ -95,7 +97,7 @@ type Writer struct {
 // w needs no buffer.
 func NewWriter(w io.Writer, opts WriterOptions) *Writer {
 	opts.setDefaults()
-	s := &Writer{out: w, opts: opts, names: make(map[string]int)}
+	s := &Writer{out: w, opts: opts, names: make(map[string]int), streams: make([]streamEntry, 0, opts.Streams)}
 	if !opts.NoNeedles {
 		s.needles = new(needleSet)
 	}
