@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 	"unsafe"
 
 	"github.com/dustin/go-humanize"
@@ -183,18 +184,19 @@ func BenchmarkNeedle(b *testing.B) {
 	}
 }
 
-func BenchmarkMerge(b *testing.B) {
+// mergeInputs are what an ingester merges before an upload: local segments of memtables, each of which
+// holds of every stream the rows of its time.
+func mergeInputs(b *testing.B, n int) (inputs []*Reader) {
 	entries := benchEntries()
-	var inputs []*Reader
-	for i := range 4 {
-		var part []entry
-		for k := range entries {
-			if k%4 == i || k%16 == 0 {
-				part = append(part, entries[k])
-			}
-		}
+	parts := make([][]entry, n)
+	for i := range entries {
+		at := int(int64(n) * (entries[i].ts - corpusStart) / int64(24*time.Hour))
+		at = min(at, n-1)
+		parts[at] = append(parts[at], entries[i])
+	}
+	for _, part := range parts {
 		var buf bytes.Buffer
-		if _, err := writeTo(&buf, WriterOptions{ZstdLevel: ZstdFastest}, part); err != nil {
+		if _, err := writeTo(&buf, WriterOptions{Codec: CodecS2, NoNeedles: true}, part); err != nil {
 			b.Fatal(err)
 		}
 		r, err := Open(b.Context(), &memory{data: buf.Bytes()}, ReaderOptions{})
@@ -203,7 +205,13 @@ func BenchmarkMerge(b *testing.B) {
 		}
 		inputs = append(inputs, r)
 	}
-	b.SetBytes(rawBytes(entries))
+	return inputs
+}
+
+func BenchmarkMerge(b *testing.B) {
+	inputs := mergeInputs(b, 8)
+	bytes := rawBytes(benchEntries())
+	b.SetBytes(bytes)
 	b.ReportAllocs()
 	start := cpuSeconds()
 	for b.Loop() {
@@ -211,7 +219,7 @@ func BenchmarkMerge(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	cpuPerGB(b, start, rawBytes(entries))
+	cpuPerGB(b, start, bytes)
 }
 
 // TestSizes prints what each kind of column takes, beside zstd -3 of each stream's lines
@@ -268,15 +276,28 @@ func TestSizes(t *testing.T) {
 
 func BenchmarkNeedleKeys(b *testing.B) {
 	entries := benchEntries()
-	s := new(needleSet)
-	b.SetBytes(rawBytes(entries))
-	start := cpuSeconds()
-	for b.Loop() {
-		for i := range entries {
-			s.addLine(unsafeBytes(entries[i].line))
-		}
+	ways := map[string]func(*needleSet, []byte){"pieces": (*needleSet).addPieces}
+	if haveVectors {
+		ways["vectors"] = (*needleSet).addVectors
 	}
-	cpuPerGB(b, start, rawBytes(entries))
+	for name, add := range ways {
+		b.Run(name, func(b *testing.B) {
+			s := new(needleSet)
+			b.SetBytes(rawBytes(entries))
+			start := cpuSeconds()
+			for b.Loop() {
+				block := 0
+				for i := range entries {
+					add(s, unsafeBytes(entries[i].line))
+					if block += len(entries[i].line); block >= DefaultBlockBytes {
+						cellsOf(s, DefaultNeedleBits)
+						block = 0
+					}
+				}
+			}
+			cpuPerGB(b, start, rawBytes(entries))
+		})
+	}
 }
 
 func BenchmarkNeedleIDs(b *testing.B) {

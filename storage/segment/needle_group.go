@@ -80,12 +80,24 @@ func (c cells) at(i int) bool { return c.bits[i>>6]>>(i&63)&1 != 0 }
 
 // cellsOf thins the keys of a block to bitsPerKey bits per key and empties the set.
 func cellsOf(s *needleSet, bitsPerKey float64) cells {
-	width := int(math.Round(float64(len(s.keys)) * bitsPerKey / (1 << groupRowBits)))
+	width := int(math.Round(float64(s.count()) * bitsPerKey / (1 << groupRowBits)))
 	width = max(1, min(maxWidth, width))
 	c := cells{width: width, bits: make([]uint64, (width<<groupRowBits+63)/64)}
-	for _, key := range s.keys {
-		cell := cellOf(key, groupRowBits, width)
-		c.bits[cell>>6] |= 1 << (cell & 63)
+	// The keys of a row are four words of the set, and those of a cell some bits of them.
+	const low = keyBits - groupRowBits
+	var masks [maxWidth][1 << low / 64]uint64
+	for k := range 1 << low {
+		masks[cellOf(uint32(k), groupRowBits, width)][k>>6] |= 1 << (k & 63)
+	}
+	cell := 0
+	for row := 0; row < len(s.words); row += 4 {
+		w := (*[4]uint64)(s.words[row:])
+		for i := range masks[:width] {
+			m := &masks[i]
+			x := w[0]&m[0] | w[1]&m[1] | w[2]&m[2] | w[3]&m[3]
+			c.bits[cell>>6] |= (x | -x) >> 63 << (cell & 63) // without a branch: a one unless x is zero
+			cell++
+		}
 	}
 	s.reset()
 	return c

@@ -359,8 +359,8 @@ func (v *verifier) checkKeys(b *block, number int, offsets []uint32, lines []byt
 		}
 	}
 	rows, missing := v.needles[b.meta.group], 0
-	for i := range v.keys.keys {
-		if !allSet(b.meta, rows.probesOf(v.keys.keys[i:i+1])) {
+	for key := range v.keys.all() {
+		if !allSet(b.meta, rows.probesOf([]uint32{key})) {
 			missing++
 		}
 	}

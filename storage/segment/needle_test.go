@@ -1,0 +1,223 @@
+package segment
+
+import (
+	"maps"
+	"math"
+	"math/rand/v2"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Every substring of a line must have only keys and items that the line has.
+func FuzzNeedleKeys(f *testing.F) {
+	f.Add([]byte("trace_id=4bf92f3577b34da6a3ce929d0e0e4736 GET /"), 3, 20)
+	f.Add([]byte("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"), 3, 50)
+	f.Add([]byte("ABCDEF0123"), 0, 9)
+	f.Fuzz(func(t *testing.T, line []byte, from, to int) {
+		if from < 0 || to > len(line) || from > to {
+			return
+		}
+		s := new(needleSet)
+		s.addLine(line[from:]) // of which pieces are known then
+		s.addLine(line)
+		s.set()
+		for _, key := range lineKeys(string(line[from:to])) {
+			if s.words[key>>6]>>(key&63)&1 == 0 {
+				t.Fatalf("%q lacks a key of %q", line, line[from:to])
+			}
+		}
+		items := appendIDs(nil, line)
+		for _, item := range appendIDs(nil, line[from:to]) {
+			if !slices.Contains(items, item) {
+				t.Fatalf("%q lacks an item of %q", line, line[from:to])
+			}
+		}
+	})
+}
+
+// The scan must find what the definition says: of each 32 digits, other than those in between
+// dashes, the gram of 16 with the least hash.
+func TestIDsAreTheMinima(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 1))
+	alphabet := []byte("0123456789abcdefABCDEF----/gX \xff")
+	runs := 0
+	for range 20000 {
+		line := make([]byte, rng.IntN(150))
+		ids := rng.IntN(40) * 4
+		for i := range line {
+			line[i] = alphabet[rng.IntN(22)]
+			if rng.IntN(1+ids) == 0 {
+				line[i] = alphabet[rng.IntN(len(alphabet))]
+			}
+		}
+		want := make(map[uint32]bool)
+		for _, run := range strings.FieldsFunc(string(line), func(c rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-", c) }) {
+			digits := strings.ReplaceAll(run, "-", "")
+			for i := 0; i+32 <= len(digits); i++ {
+				least := undefined
+				for k := i; k+16 <= i+32; k++ {
+					v, err := strconv.ParseUint(digits[k:k+16], 16, 64)
+					if err != nil {
+						t.Fatal(err)
+					}
+					least = min(least, idHash(v))
+				}
+				want[itemOf(least)] = true
+				runs++
+			}
+		}
+		got := make(map[uint32]bool)
+		for _, item := range appendIDs(nil, line) {
+			got[item] = true
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Fatalf("%q (-want +got):\n%s", line, diff)
+		}
+	}
+	if runs < 10000 {
+		t.Errorf("only %d ids", runs)
+	}
+}
+
+// A table finds every entry, popular items too, and little else.
+func TestIDTable(t *testing.T) {
+	rng := rand.New(rand.NewPCG(5, 5))
+	for range 25 {
+		blocks := 1 + rng.IntN(3000)
+		var b idBuilder
+		want := make(map[idEntry]bool)
+		popular := rng.Uint32()
+		for range rng.IntN(1 << (1 + rng.IntN(14))) {
+			item := rng.Uint32()
+			if rng.IntN(5) == 0 {
+				item = popular
+			}
+			e := idEntry(item)<<32 | idEntry(rng.IntN(blocks))
+			b.add(e.item(), e.block())
+			want[e] = true
+		}
+		data, table := b.append(nil, 7, blocks)
+		if int64(len(data)) != table.size() || table.entries != len(want) {
+			t.Fatalf("%d entries in %d bytes, want %d in %d", table.entries, table.size(), len(want), len(data))
+		}
+		find := func(item uint32) []uint64 {
+			hits := make([]uint64, (blocks+63)/64)
+			p := table.page(item)
+			page := data[table.offsets[p]:table.offsets[p+1]]
+			if err := checkPage(page, place{kindIDs, 7, uint32(p)}); err != nil {
+				t.Fatal(err)
+			}
+			if err := table.find(page, item, hits); err != nil {
+				t.Fatal(err)
+			}
+			return hits
+		}
+		for e := range want {
+			if find(e.item())[e.block()>>6]>>(e.block()&63)&1 == 0 {
+				t.Fatalf("%d blocks, %d entries: %x is missing", blocks, len(want), e)
+			}
+		}
+		if len(want) == 0 {
+			continue
+		}
+		wrong := 0
+		for range 1000 {
+			if slices.Max(find(rng.Uint32())) != 0 {
+				wrong++
+			}
+		}
+		if wrong > 120 { // 63 are to be expected at most
+			t.Errorf("%d entries: %d of 1000 other items found blocks", len(want), wrong)
+		}
+	}
+}
+
+// What is found eight windows at a time, and without those seen in lines before, must be what the
+// definition says, gram by gram: by either way.
+func TestNeedleKeysAreTheMinima(t *testing.T) {
+	ways := map[string]func(*needleSet, []byte){"pieces": (*needleSet).addPieces}
+	if haveVectors {
+		ways["vectors"] = (*needleSet).addVectors
+	}
+	for name, add := range ways {
+		t.Run(name, func(t *testing.T) { testMinima(t, add) })
+	}
+}
+
+func testMinima(t *testing.T, add func(*needleSet, []byte)) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	alphabet := []byte("abcdefABCDEF0123456789ghXZ@[`{ /:\"\xc3\x84\xff\x00")
+	random := func(n int) []byte {
+		text := make([]byte, n)
+		for i := range text {
+			text[i] = alphabet[rng.IntN(len(alphabet))]
+			if rng.IntN(3) == 0 {
+				text[i] = alphabet[rng.IntN(22)] // runs of digits
+			}
+		}
+		return text
+	}
+	set := new(needleSet)
+	for i := range 1000 {
+		phrases := [][]byte{make([]byte, 40), []byte(strings.Repeat("0", 40)), random(rng.IntN(70)), random(rng.IntN(70)), random(rng.IntN(30))}
+		if i%10 == 0 {
+			phrases = append(phrases, random(rng.IntN(3*vectorGrams)))
+		}
+		want := make(map[uint32]bool)
+		var lines []string
+		for range 1 + rng.IntN(6) {
+			var line []byte
+			for range rng.IntN(4) {
+				line = append(append(line, phrases[rng.IntN(len(phrases))]...), random(rng.IntN(6))...)
+			}
+			lines = append(lines, string(line))
+			for i := 0; i+windowSize <= len(line); i++ {
+				least := undefined
+				for k := range gramWindow {
+					h, _ := gramAt(string(line[i+k:]))
+					least = min(least, h)
+				}
+				want[gramKey(least)] = true
+			}
+			if len(line) >= windowSize {
+				// What lies behind the line must not matter.
+				add(set, append(line, random(16)...)[:len(line)])
+			}
+		}
+		if got := slices.Collect(set.all()); !slices.Equal(got, slices.Sorted(maps.Keys(want))) || set.count() != len(want) {
+			t.Fatalf("%q have keys %x, want %x", lines, got, slices.Sorted(maps.Keys(want)))
+		}
+		if set.reset(); set.words != [len(set.words)]uint64{} || set.n > 0 {
+			t.Fatalf("after %q the set is not empty", lines)
+		}
+	}
+}
+
+// A block's cells are those of its keys, however wide it is.
+func TestCellsAreOfTheKeys(t *testing.T) {
+	rng := rand.New(rand.NewPCG(9, 9))
+	set := new(needleSet)
+	for range 50 {
+		keys := make(map[uint32]bool)
+		for range rng.IntN(1 << rng.IntN(18)) {
+			key := rng.Uint32() >> (32 - keyBits)
+			keys[key] = true
+			set.words[key>>6] |= 1 << (key & 63)
+		}
+		bitsPerKey := 0.1 + 10*rng.Float64()
+		got := cellsOf(set, bitsPerKey)
+		width := min(max(int(math.Round(float64(len(keys))*bitsPerKey/(1<<groupRowBits))), 1), maxWidth)
+		want := make([]uint64, len(got.bits))
+		for key := range keys {
+			cell := cellOf(key, groupRowBits, width)
+			want[cell>>6] |= 1 << (cell & 63)
+		}
+		if got.width != width || !slices.Equal(got.bits, want) {
+			t.Fatalf("%d keys of %.1f bits: width %d, want %d, and %x, want %x", len(keys), bitsPerKey, got.width, width, got.bits, want)
+		}
+	}
+}
