@@ -300,14 +300,21 @@ func BenchmarkNeedleKeys(b *testing.B) {
 	}
 }
 
-func BenchmarkNeedleIDs(b *testing.B) {
+// BenchmarkClasses finds the digits in lines, and the ids to index.
+func BenchmarkClasses(b *testing.B) {
 	entries := benchEntries()
 	var found []uint32
+	var classes lineClasses
+	block := new(blockBuilder)
 	b.SetBytes(rawBytes(entries))
 	start := cpuSeconds()
 	for b.Loop() {
 		for i := range entries {
-			found = appendIDs(found[:0], unsafeBytes(entries[i].line))
+			if block.add(0, unsafeBytes(entries[i].line), nil, false); len(block.lines) >= DefaultBlockBytes {
+				classes.find(block.lines)
+				found = appendIDs(found[:0], block.lines, block.offsets, classes.long)
+				block.reset()
+			}
 		}
 	}
 	cpuPerGB(b, start, rawBytes(entries))

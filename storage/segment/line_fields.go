@@ -33,24 +33,30 @@ type fieldsEncoder struct {
 	text, ids []byte
 	clock     clockText
 	tokens    int
+	plain     bool   // no byte needs to be escaped
+	hex       []span // the stretches of digits that do not end before the row
 }
 
 // append appends the body of a frame to dst. It reports false, and appends nothing, when
-// there is nothing to take out.
-func (e *fieldsEncoder) append(dst []byte, b *blockBuilder, level ZstdLevel) ([]byte, bool) {
+// there is nothing to take out. The classes are those of the block's lines.
+func (e *fieldsEncoder) append(dst []byte, b *blockBuilder, classes *lineClasses, level ZstdLevel) ([]byte, bool) {
 	e.text, e.ids, e.tokens = e.text[:0], e.ids[:0], 0
+	e.plain, e.hex = classes.plain, classes.hex
 	for row, ts := range b.times {
-		line := b.line(row)
+		line, start := b.line(row), int(b.offsets[row])
+		for len(e.hex) > 0 && e.hex[0].to <= start {
+			e.hex = e.hex[1:]
+		}
 		if e.clock.set(ts) {
 			if from, n, layout := e.findTime(line); n > 0 {
-				e.appendIDs(line, 0, from)
+				e.appendIDs(line, start, 0, from)
 				e.text = append(e.text, packed.Time, layout)
 				e.tokens++
-				e.appendIDs(line, from+n, len(line))
+				e.appendIDs(line, start, from+n, len(line))
 				continue
 			}
 		}
-		e.appendIDs(line, 0, len(line))
+		e.appendIDs(line, start, 0, len(line))
 	}
 	if e.tokens == 0 {
 		return dst, false
@@ -95,47 +101,43 @@ func (e *fieldsEncoder) findTime(line []byte) (from, n int, layout byte) {
 
 const minHex = packed.MinHex // shorter runs are not worth a token
 
-// appendIDs appends line[done:end], with ids taken out and odd bytes escaped. A run of
-// minHex digits covers a position that is a multiple of minHex, so only those are looked
-// at until one is a digit.
-func (e *fieldsEncoder) appendIDs(line []byte, done, end int) {
+// appendIDs appends line[done:end], with ids taken out and odd bytes escaped. The line begins at start in
+// the block's lines.
+func (e *fieldsEncoder) appendIDs(line []byte, start, done, end int) {
 	p := line[:end]
-	for i := done + minHex - 1; i < len(p); i += minHex {
-		if hexDigit(p[i]) > 15 {
-			continue
+	for _, digits := range e.hex {
+		from, to := max(digits.from-start, done), min(digits.to-start, end)
+		if digits.from-start >= end {
+			break
 		}
-		from, to := i, i+1
-		for from > done && hexDigit(p[from-1]) <= 15 {
-			from--
-		}
-		for to < len(p) && hexDigit(p[to]) <= 15 {
-			to++
-		}
-		if to-from == 12 && from-24 >= done && isUUID(p[from-24:to]) && packed.MayStand(line, from-24, to) {
+		switch {
+		case to-from == 12 && from-24 >= done && isUUID(p[from-24:to]) && packed.MayStand(line, from-24, to):
 			e.appendText(p[done : from-24])
 			e.text = append(e.text, packed.UUID)
-			for k := from - 24; k < to; k += 2 {
-				if p[k] == '-' {
-					k++
-				}
-				e.ids = append(e.ids, hexDigit(p[k])<<4|hexDigit(p[k+1]))
-			}
-			e.tokens++
-			done = to
-		} else if to-from >= minHex && hasLetter(p[from:to]) && packed.MayStand(line, from, to) {
+			e.appendPairs(p[from-24 : from-16])
+			e.appendPairs(p[from-15 : from-11])
+			e.appendPairs(p[from-10 : from-6])
+			e.appendPairs(p[from-5 : from-1])
+		case to-from >= minHex && hasLetter(p[from:to]) && packed.MayStand(line, from, to):
 			pairs := min((to-from)/2, 255)
 			to = from + 2*pairs
 			e.appendText(p[done:from])
 			e.text = append(e.text, packed.Hex, byte(pairs))
-			for k := from; k < to; k += 2 {
-				e.ids = append(e.ids, hexDigit(p[k])<<4|hexDigit(p[k+1]))
-			}
-			e.tokens++
-			done = to
+		default:
+			continue
 		}
-		i = max(i, to-1)
+		e.appendPairs(p[from:to])
+		e.tokens++
+		done = to
 	}
 	e.appendText(p[done:])
+}
+
+// appendPairs appends the bytes that digits stand for to the ids.
+func (e *fieldsEncoder) appendPairs(digits []byte) {
+	for k := 0; k+2 <= len(digits); k += 2 {
+		e.ids = append(e.ids, hexDigit(digits[k])<<4|hexDigit(digits[k+1]))
+	}
 }
 
 func hasLetter(p []byte) bool {
@@ -166,15 +168,15 @@ func isUUID(p []byte) bool {
 
 // appendText appends text without tokens, which is nearly always plain.
 func (e *fieldsEncoder) appendText(p []byte) {
-	for {
+	for !e.plain {
 		i := tokenIn(p)
-		e.text = append(e.text, p[:i]...)
 		if i == len(p) {
-			return
+			break
 		}
-		e.text = append(e.text, packed.Escape, p[i])
+		e.text = append(append(e.text, p[:i]...), packed.Escape, p[i])
 		p = p[i+1:]
 	}
+	e.text = append(e.text, p...)
 }
 
 // tokenIn returns where the first byte of 0xf8 or more is, len(p) when there is none.

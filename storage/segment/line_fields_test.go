@@ -11,7 +11,9 @@ func encodeFields(times []int64, lines ...[]byte) (*blockBuilder, *fieldsEncoder
 	for i, line := range lines {
 		b.add(times[i], line, nil, false)
 	}
-	body, ok := e.append(nil, b, ZstdFastest)
+	var classes lineClasses
+	classes.find(b.lines)
+	body, ok := e.append(nil, b, &classes, ZstdFastest)
 	return b, e, body, ok
 }
 

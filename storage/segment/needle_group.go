@@ -89,14 +89,17 @@ func cellsOf(s *needleSet, bitsPerKey float64) cells {
 	for k := range 1 << low {
 		masks[cellOf(uint32(k), groupRowBits, width)][k>>6] |= 1 << (k & 63)
 	}
-	cell := 0
+	cell, word := 0, uint64(0)
 	for row := 0; row < len(s.words); row += 4 {
 		w := (*[4]uint64)(s.words[row:])
+		w0, w1, w2, w3 := w[0], w[1], w[2], w[3]
 		for i := range masks[:width] {
 			m := &masks[i]
-			x := w[0]&m[0] | w[1]&m[1] | w[2]&m[2] | w[3]&m[3]
-			c.bits[cell>>6] |= (x | -x) >> 63 << (cell & 63) // without a branch: a one unless x is zero
-			cell++
+			x := w0&m[0] | w1&m[1] | w2&m[2] | w3&m[3]
+			word = word>>1 | (x|-x)&(1<<63) // without a branch: a one unless x is zero
+			if cell++; cell&63 == 0 {
+				c.bits[cell>>6-1] = word
+			}
 		}
 	}
 	s.reset()

@@ -76,30 +76,24 @@ func idHash(digits uint64) uint64 {
 // itemOf makes an item of a hash.
 func itemOf(h uint64) uint32 { return uint32(((h ^ h>>32) * 0xd6e8feb86659fd93) >> 32) }
 
-// appendIDs appends the items of a line. Some may be there twice.
-func appendIDs(dst []uint32, line []byte) []uint32 {
-	// A run of 32 bytes has two neighbours of every sixteenth byte, and what is between them.
-	const step = idDigits / 2
-	end := 0 // of the last run
-	for i := step - 1; i+step < len(line); i += step {
-		p := line[i : i+step+1 : i+step+1]
-		if idClass[p[0]]|idClass[p[4]]|idClass[p[8]]|idClass[p[12]]|idClass[p[16]] == noDigit {
-			continue
+// appendIDs appends the items of lines, end to end, of which the long stretches of ids are known. Some may
+// be there twice.
+func appendIDs(dst []uint32, lines []byte, offsets []uint32, long []span) []uint32 {
+	row := 0
+	for _, s := range long {
+		for int(offsets[row+1]) <= s.from {
+			row++
 		}
-		from, to := i, i+1
-		for to < len(line) && idClass[line[to]] != noDigit {
-			to++
+		// A stretch of one line may go on in the next, but ids do not.
+		for from := s.from; from < s.to; row++ {
+			to := min(s.to, int(offsets[row+1]))
+			if to-from >= idDigits {
+				dst = appendRun(dst, lines[from:to])
+			}
+			if from = to; from < int(offsets[row+1]) {
+				break
+			}
 		}
-		if to <= i+step {
-			continue
-		}
-		for from > end && idClass[line[from-1]] != noDigit {
-			from--
-		}
-		if end = to; to-from >= idDigits {
-			dst = appendRun(dst, line[from:to])
-		}
-		i += (to - i) / step * step
 	}
 	return dst
 }
@@ -248,8 +242,8 @@ func (b *idBuilder) add(item uint32, block int) {
 	}
 }
 
-func (b *idBuilder) addLine(line []byte, block int) {
-	b.found = appendIDs(b.found[:0], line)
+func (b *idBuilder) addLines(lines []byte, offsets []uint32, long []span, block int) {
+	b.found = appendIDs(b.found[:0], lines, offsets, long)
 	for _, item := range b.found {
 		b.add(item, block)
 	}

@@ -90,8 +90,9 @@ func (s *needleSet) all() iter.Seq[uint32] {
 // count returns how many keys there are.
 func (s *needleSet) count() (n int) {
 	s.set()
-	for _, w := range s.words {
-		n += bits.OnesCount64(w)
+	for i := 0; i < len(s.words); i += 4 {
+		w := (*[4]uint64)(s.words[i:])
+		n += bits.OnesCount64(w[0]) + bits.OnesCount64(w[1]) + bits.OnesCount64(w[2]) + bits.OnesCount64(w[3])
 	}
 	return n
 }

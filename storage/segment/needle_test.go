@@ -30,13 +30,23 @@ func FuzzNeedleKeys(f *testing.F) {
 				t.Fatalf("%q lacks a key of %q", line, line[from:to])
 			}
 		}
-		items := appendIDs(nil, line)
-		for _, item := range appendIDs(nil, line[from:to]) {
+		items := itemsOf(line)
+		for _, item := range itemsOf(line[from:to]) {
 			if !slices.Contains(items, item) {
 				t.Fatalf("%q lacks an item of %q", line, line[from:to])
 			}
 		}
 	})
+}
+
+// itemsOf returns the items of the lines of a block.
+func itemsOf(lines ...[]byte) []uint32 {
+	b, classes := new(blockBuilder), new(lineClasses)
+	for _, line := range lines {
+		b.add(0, line, nil, false)
+	}
+	classes.find(b.lines)
+	return appendIDs(nil, b.lines, b.offsets, classes.long)
 }
 
 // The scan must find what the definition says: of each 32 digits, other than those in between
@@ -45,37 +55,41 @@ func TestIDsAreTheMinima(t *testing.T) {
 	rng := rand.New(rand.NewPCG(3, 1))
 	alphabet := []byte("0123456789abcdefABCDEF----/gX \xff")
 	runs := 0
-	for range 20000 {
-		line := make([]byte, rng.IntN(150))
-		ids := rng.IntN(40) * 4
-		for i := range line {
-			line[i] = alphabet[rng.IntN(22)]
-			if rng.IntN(1+ids) == 0 {
-				line[i] = alphabet[rng.IntN(len(alphabet))]
-			}
-		}
+	for range 10000 {
+		var lines [][]byte
 		want := make(map[uint32]bool)
-		for _, run := range strings.FieldsFunc(string(line), func(c rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-", c) }) {
-			digits := strings.ReplaceAll(run, "-", "")
-			for i := 0; i+32 <= len(digits); i++ {
-				least := undefined
-				for k := i; k+16 <= i+32; k++ {
-					v, err := strconv.ParseUint(digits[k:k+16], 16, 64)
-					if err != nil {
-						t.Fatal(err)
-					}
-					least = min(least, idHash(v))
+		for range rng.IntN(5) {
+			line := make([]byte, rng.IntN(150))
+			ids := rng.IntN(40) * 4
+			for i := range line {
+				line[i] = alphabet[rng.IntN(22)]
+				if rng.IntN(1+ids) == 0 {
+					line[i] = alphabet[rng.IntN(len(alphabet))]
 				}
-				want[itemOf(least)] = true
-				runs++
+			}
+			lines = append(lines, line)
+			for _, run := range strings.FieldsFunc(string(line), func(c rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF-", c) }) {
+				digits := strings.ReplaceAll(run, "-", "")
+				for i := 0; i+32 <= len(digits); i++ {
+					least := undefined
+					for k := i; k+16 <= i+32; k++ {
+						v, err := strconv.ParseUint(digits[k:k+16], 16, 64)
+						if err != nil {
+							t.Fatal(err)
+						}
+						least = min(least, idHash(v))
+					}
+					want[itemOf(least)] = true
+					runs++
+				}
 			}
 		}
 		got := make(map[uint32]bool)
-		for _, item := range appendIDs(nil, line) {
+		for _, item := range itemsOf(lines...) {
 			got[item] = true
 		}
 		if diff := cmp.Diff(want, got); diff != "" {
-			t.Fatalf("%q (-want +got):\n%s", line, diff)
+			t.Fatalf("%q (-want +got):\n%s", lines, diff)
 		}
 	}
 	if runs < 10000 {

@@ -51,6 +51,7 @@ type verifier struct {
 	report  Report
 	needles []*needleRows // by group
 	keys    *needleSet
+	classes lineClasses
 	ids     [][]idEntry // by group, each a position and, in the low blockNumberBits, a block
 	items   []uint32
 	streams []streamEntry // as the rows say
@@ -347,12 +348,11 @@ func (v *verifier) checkKeys(b *block, number int, offsets []uint32, lines []byt
 	if v.keys == nil {
 		v.keys = new(needleSet)
 	}
-	v.items = v.items[:0]
 	for row := range b.meta.rows {
-		line := lines[offsets[row]:offsets[row+1]]
-		v.keys.addLine(line)
-		v.items = appendIDs(v.items, line)
+		v.keys.addLine(lines[offsets[row]:offsets[row+1]])
 	}
+	v.classes.find(lines)
+	v.items = appendIDs(v.items[:0], lines, offsets, v.classes.long)
 	for i, c := range columns {
 		for _, value := range c.Values[1:] {
 			v.items = append(v.items, pairItem(v.r.index.names[b.meta.metadata[i].name], []byte(value)))

@@ -77,6 +77,7 @@ type Writer struct {
 	block   blockBuilder
 	times   timesEncoder
 	lengths lengthsEncoder
+	classes lineClasses
 	fields  fieldsEncoder
 	needles *needleSet
 	group   groupBuilder

@@ -244,13 +244,14 @@ func (w *Writer) endBlock() error {
 		}
 		meta.hashes = frame(kindHashes, 0, compression{codec: CodecNone})
 	}
+	if w.needles != nil || w.opts.Codec == CodecFields {
+		w.classes.find(b.lines)
+	}
 	meta.lines = w.appendLines(place{kind: kindLines, block: number})
 	if w.needles != nil {
 		c := cellsOf(w.needles, w.opts.NeedleBits)
 		meta.width = c.width
-		for i := range b.rows() {
-			w.group.ids.addLine(b.lines[b.offsets[i]:b.offsets[i+1]], len(w.group.blocks))
-		}
+		w.group.ids.addLines(b.lines, b.offsets, w.classes.long, len(w.group.blocks))
 		w.group.add(c)
 	}
 	w.index.blocks = append(w.index.blocks, meta)
@@ -269,7 +270,7 @@ func (w *Writer) appendLines(at place) int {
 		w.buf = append(w.buf, byte(CodecFields))
 		w.buf = binary.AppendUvarint(w.buf, uint64(len(b.lines)))
 		var ok bool
-		if w.buf, ok = w.fields.append(w.buf, b, c.level); ok {
+		if w.buf, ok = w.fields.append(w.buf, b, &w.classes, c.level); ok {
 			w.buf = binary.LittleEndian.AppendUint32(w.buf, checksum(at, w.buf[start:]))
 			return len(w.buf) - start
 		}

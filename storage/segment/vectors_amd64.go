@@ -2,7 +2,7 @@ package segment
 
 import "golang.org/x/sys/cpu"
 
-// haveVectors is whether lineMinima and mixKeys work on this processor.
+// haveVectors is whether the functions below work on this processor.
 var haveVectors = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL && cpu.X86.HasBMI2
 
 // lineMinima writes to found the hashes of the minima of those windows of a line that end with one of its
@@ -16,3 +16,9 @@ func lineMinima(found *uint64, line *byte, n, grams int) int
 //
 //go:noescape
 func mixKeys(keys *uint32, found *uint64, n int)
+
+// classify sets the bits of lineClasses for n bytes of text, at least one, and returns a number other than
+// zero when one of them may begin a token. What remains of the last words becomes zero.
+//
+//go:noescape
+func classify(digits, ids *uint64, text *byte, n int) (tokens uint64)

@@ -20,7 +20,9 @@ DATA letters<>+24(SB)/8, $0x3030303030303030 // 0
 DATA letters<>+32(SB)/8, $0x0909090909090909 // 9 - 0
 DATA letters<>+40(SB)/8, $0x6161616161616161 // a
 DATA letters<>+48(SB)/8, $0x0505050505050505 // f - a
-GLOBL letters<>(SB), RODATA|NOPTR, $56
+DATA letters<>+56(SB)/8, $0x2d2d2d2d2d2d2d2d // -
+DATA letters<>+64(SB)/8, $0xf8f8f8f8f8f8f8f8 // packed.First
+GLOBL letters<>(SB), RODATA|NOPTR, $72
 
 DATA hashing<>+0(SB)/8, $0x00000000ffffffff // shortGram
 DATA hashing<>+8(SB)/8, $0x9fb21c651e98df25 // gramHash
@@ -209,4 +211,52 @@ more:
 	TESTQ CX, CX
 	JGT   mix
 	VZEROUPPER
+	RET
+
+// func classify(digits, ids *uint64, text *byte, n int) (tokens uint64)
+TEXT ·classify(SB), NOSPLIT, $0-40
+	MOVQ digits+0(FP), DI
+	MOVQ ids+8(FP), DX
+	MOVQ text+16(FP), SI
+	MOVQ n+24(FP), CX
+	VPBROADCASTQ letters<>+0(SB), UPPER_A
+	VPBROADCASTQ letters<>+24(SB), DIGIT_0
+	VPBROADCASTQ letters<>+32(SB), DIGIT_SPAN
+	VPBROADCASTQ letters<>+40(SB), LOWER_A
+	VPBROADCASTQ letters<>+48(SB), HEX_SPAN
+	VPBROADCASTQ letters<>+56(SB), Z20
+	VPBROADCASTQ letters<>+64(SB), Z19
+	KXORQ K6, K6, K6
+	MOVQ  $-1, AX
+
+classes:
+	CMPQ CX, $64
+	JGE  some
+	BZHIQ CX, AX, AX
+some:
+	KMOVQ      AX, K1
+	VMOVDQU8.Z (SI), K1, Z0
+	VPSUBB     DIGIT_0, Z0, Z1
+	VPCMPUB    $2, DIGIT_SPAN, Z1, K2
+	VPSUBB     LOWER_A, Z0, Z1
+	VPCMPUB    $2, HEX_SPAN, Z1, K3
+	KORQ       K2, K3, K2
+	VPSUBB     UPPER_A, Z0, Z1
+	VPCMPUB    $2, HEX_SPAN, Z1, K3
+	VPCMPEQB   Z20, Z0, K4
+	VPCMPUB    $5, Z19, Z0, K5
+	KMOVQ      K2, (DI)
+	KORQ       K2, K3, K3
+	KORQ       K3, K4, K3
+	KMOVQ      K3, (DX)
+	KORQ       K5, K6, K6
+	ADDQ $64, SI
+	ADDQ $8, DI
+	ADDQ $8, DX
+	SUBQ $64, CX
+	JGT  classes
+
+	KMOVQ K6, AX
+	VZEROUPPER
+	MOVQ AX, tokens+32(FP)
 	RET
