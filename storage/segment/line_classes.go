@@ -65,41 +65,54 @@ func byteBits(x uint64, c byte) uint32 {
 	return uint32((^(x&lowSeven + lowSeven | x) & highBits >> 7) * 0x0102040810204080 >> 56)
 }
 
-// appendSpans appends the stretches of n set bits and more, in order. n is idDigits, or minHex.
+// appendSpans appends the stretches of n set bits and more, in order. n is minHex or idDigits.
 func appendSpans(dst []span, set []uint64, n int) []span {
-	end := 0 // of the last one
+	end := 0 // of the last stretch that was looked at
 	for i, w := range set {
-		// starts has a bit where n bits begin that are set. It doubles them, and then takes what is missing.
-		starts, next := w, uint64(0)
-		if i+1 < len(set) {
-			next = set[i+1]
+		// A stretch has at least half of its bits in one of two words.
+		halves := w & (w >> 1)
+		halves &= halves >> 2
+		if n == minHex {
+			halves &= halves >> 2
+		} else {
+			halves &= halves >> 4
+			halves &= halves >> 8
 		}
-		for have := 1; have < n; {
-			k := min(have, n-have)
-			starts &= starts>>k | next<<(64-k)
-			next &= next >> k
-			have += k
-		}
-		for starts != 0 {
-			from := i<<6 + bits.TrailingZeros64(starts)
-			if from >= end {
-				end = endOfOnes(set, from)
-				dst = append(dst, span{from, end})
+		for halves != 0 {
+			if at := i<<6 + bits.TrailingZeros64(halves); at >= end {
+				from := startOfOnes(set, at)
+				if end = endOfOnes(set, at); end-from >= n {
+					dst = append(dst, span{from, end})
+				}
 			}
 			if end >= (i+1)<<6 {
 				break
 			}
-			starts &= ^uint64(0) << (end & 63)
+			halves &= ^uint64(0) << (end & 63)
 		}
 	}
 	return dst
 }
 
-// endOfOnes returns where the first bit is from a position on that is not set.
-func endOfOnes(set []uint64, from int) int {
-	i := from >> 6
-	if zeros := ^set[i] >> (from & 63); zeros != 0 {
-		return from + bits.TrailingZeros64(zeros)
+// startOfOnes returns where the set bits begin of which one is at a position.
+func startOfOnes(set []uint64, at int) int {
+	i := at >> 6
+	if zeros := ^set[i] << (63 - at&63); zeros != 0 {
+		return at + 1 - bits.LeadingZeros64(zeros)
+	}
+	for i--; i >= 0; i-- {
+		if set[i] != ^uint64(0) {
+			return (i+1)<<6 - bits.LeadingZeros64(^set[i])
+		}
+	}
+	return 0
+}
+
+// endOfOnes returns where they end.
+func endOfOnes(set []uint64, at int) int {
+	i := at >> 6
+	if zeros := ^set[i] >> (at & 63); zeros != 0 {
+		return at + bits.TrailingZeros64(zeros)
 	}
 	for i++; i < len(set); i++ {
 		if set[i] != ^uint64(0) {
