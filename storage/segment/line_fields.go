@@ -65,11 +65,21 @@ func (e *fieldsEncoder) append(dst []byte, b *blockBuilder, classes *lineClasses
 	return appendPacked(appendPacked(dst, c, e.text), c, e.ids), true
 }
 
+// marks are bytes that every timestamp of a style has. Most lines lack those of most styles, which then
+// need not be printed to be compared.
+var marks = [styles]struct {
+	at int
+	is byte
+}{
+	packed.StyleT: {10, 'T'}, packed.StyleSpace: {10, ' '}, packed.StyleAccess: {2, '/'},
+	packed.StyleKlog: {7, ':'}, packed.StyleSyslog: {6, ' '}, packed.StyleSlash: {4, '/'},
+}
+
 // findTime looks for the row's timestamp where each style can be found fast.
 func (e *fieldsEncoder) findTime(line []byte) (from, n int, layout byte) {
 	c := &e.clock
 	try := func(at int, style byte) bool {
-		if at < 0 || at >= len(line) {
+		if mark := marks[style]; at+mark.at >= len(line) || line[at+mark.at] != mark.is {
 			return false
 		}
 		layout, n = c.at(line[at:], style)
