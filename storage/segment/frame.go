@@ -110,6 +110,7 @@ func checksum(at place, p []byte) uint32 {
 type compression struct {
 	codec Codec
 	level ZstdLevel
+	small bool // of a column in which there may be nothing to match
 }
 
 // appendFrame appends raw as a frame:
@@ -133,6 +134,11 @@ func appendFrame(dst []byte, at place, c compression, raw []byte) []byte {
 func (c compression) append(dst, raw []byte) []byte {
 	switch c.codec {
 	case CodecZstd:
+		if c.small {
+			if out, ok := appendLiterals(dst, raw); ok {
+				return out
+			}
+		}
 		return encoder(c.level).EncodeAll(raw, dst)
 	case CodecSnappy:
 		return appendEncoded(dst, raw, snappy.MaxEncodedLen(len(raw)), snappy.Encode)

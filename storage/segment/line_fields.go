@@ -61,7 +61,7 @@ func (e *fieldsEncoder) append(dst []byte, b *blockBuilder, classes *lineClasses
 	if e.tokens == 0 {
 		return dst, false
 	}
-	c := compression{CodecZstd, level}
+	c := compression{codec: CodecZstd, level: level}
 	return appendPacked(appendPacked(dst, c, e.text), c, e.ids), true
 }
 

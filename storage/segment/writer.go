@@ -251,7 +251,7 @@ func (w *Writer) small() compression {
 	if w.opts.Codec == CodecS2 {
 		return compression{codec: CodecS2}
 	}
-	return compression{CodecZstd, max(w.opts.ZstdLevel, ZstdDefault)}
+	return compression{codec: CodecZstd, level: max(w.opts.ZstdLevel, ZstdDefault), small: true}
 }
 
 func (w *Writer) writePostings(table *labelTable) error {

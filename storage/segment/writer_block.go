@@ -265,7 +265,7 @@ func (w *Writer) endBlock() error {
 // appendLines appends the frame of the line column to w.buf and returns its length.
 func (w *Writer) appendLines(at place) int {
 	b, start := &w.block, len(w.buf)
-	c := compression{w.opts.Codec, w.opts.ZstdLevel}
+	c := compression{codec: w.opts.Codec, level: w.opts.ZstdLevel}
 	if c.codec == CodecFields {
 		w.buf = append(w.buf, byte(CodecFields))
 		w.buf = binary.AppendUvarint(w.buf, uint64(len(b.lines)))
