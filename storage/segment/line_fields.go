@@ -35,6 +35,8 @@ type fieldsEncoder struct {
 	tokens    int
 	plain     bool   // no byte needs to be escaped
 	hex       []span // the stretches of digits that do not end before the row
+	at        int    // where the last timestamp was found
+	style     byte
 }
 
 // append appends the body of a frame to dst. It reports false, and appends nothing, when
@@ -75,15 +77,18 @@ var marks = [styles]struct {
 	packed.StyleKlog: {7, ':'}, packed.StyleSyslog: {6, ' '}, packed.StyleSlash: {4, '/'},
 }
 
-// findTime looks for the row's timestamp where each style can be found fast.
+// findTime looks for the row's timestamp, first where the row before had its own, then where each style can
+// be found fast.
 func (e *fieldsEncoder) findTime(line []byte) (from, n int, layout byte) {
-	c := &e.clock
+	if n, layout = e.timeAt(line, e.at, e.style); n > 0 {
+		return e.at, n, layout
+	}
 	try := func(at int, style byte) bool {
-		if mark := marks[style]; at+mark.at >= len(line) || line[at+mark.at] != mark.is {
-			return false
-		}
-		layout, n = c.at(line[at:], style)
 		from = at
+		n, layout = e.timeAt(line, at, style)
+		if n > 0 {
+			e.at, e.style = at, style
+		}
 		return n > 0
 	}
 	if len(line) < 12 {
@@ -98,7 +103,7 @@ func (e *fieldsEncoder) findTime(line []byte) (from, n int, layout byte) {
 	if try(0, packed.StyleSyslog) || try(0, packed.StyleSlash) {
 		return from, n, layout
 	}
-	if at := bytes.Index(line, c.year); at >= 0 {
+	if at := bytes.Index(line, e.clock.year); at >= 0 {
 		if try(at, packed.StyleT) || try(at, packed.StyleSpace) {
 			return from, n, layout
 		}
@@ -107,6 +112,15 @@ func (e *fieldsEncoder) findTime(line []byte) (from, n int, layout byte) {
 		return from, n, layout
 	}
 	return 0, 0, 0
+}
+
+// timeAt returns the length and layout of the timestamp at a place of a line, if it is the row's.
+func (e *fieldsEncoder) timeAt(line []byte, at int, style byte) (n int, layout byte) {
+	if mark := marks[style]; at+mark.at >= len(line) || line[at+mark.at] != mark.is {
+		return 0, 0
+	}
+	layout, n = e.clock.at(line[at:], style)
+	return n, layout
 }
 
 const minHex = packed.MinHex // shorter runs are not worth a token
