@@ -276,19 +276,23 @@ func TestSizes(t *testing.T) {
 
 func BenchmarkNeedleKeys(b *testing.B) {
 	entries := benchEntries()
-	ways := map[string]func(*needleSet, []byte){"pieces": (*needleSet).addPieces}
-	if haveVectors {
-		ways["vectors"] = (*needleSet).addVectors
-	}
-	for name, add := range ways {
-		b.Run(name, func(b *testing.B) {
+	defer func(have bool) { haveVectors = have }(haveVectors)
+	for _, c := range []struct {
+		name    string
+		vectors bool
+	}{{"with", true}, {"without", false}} {
+		if c.vectors && !haveVectors {
+			continue
+		}
+		haveVectors = c.vectors
+		b.Run(c.name+" vectors", func(b *testing.B) {
 			s := new(needleSet)
 			b.SetBytes(rawBytes(entries))
 			start := cpuSeconds()
 			for b.Loop() {
 				block := 0
 				for i := range entries {
-					add(s, unsafeBytes(entries[i].line))
+					s.addLine(unsafeBytes(entries[i].line))
 					if block += len(entries[i].line); block >= DefaultBlockBytes {
 						cellsOf(s, DefaultNeedleBits)
 						block = 0

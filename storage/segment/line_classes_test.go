@@ -11,12 +11,13 @@ import (
 	"github.com/skaldlog/skald/internal/packed"
 )
 
-// With vectors or without them, the classes of bytes are those of the definition, and the stretches
-// are all that are long enough.
-func TestLineClasses(t *testing.T) {
+// The classes of bytes are those of the definition, and the stretches are all that are long enough.
+func TestLineClasses(t *testing.T) { eachWay(t, testClasses) }
+
+func testClasses(t *testing.T) {
 	rng := rand.New(rand.NewPCG(11, 11))
 	hex, long := regexp.MustCompile("[0-9a-f]{12,}"), regexp.MustCompile("[0-9a-fA-F-]{32,}")
-	var with, without lineClasses
+	var got lineClasses
 	found := 0
 	for range 3000 {
 		lines := make([]byte, rng.IntN(700))
@@ -47,14 +48,9 @@ func TestLineClasses(t *testing.T) {
 			}
 		}
 		found += len(want.hex) + len(want.long)
-		with.find(lines)
-		without.digits, without.ids = make([]uint64, words), make([]uint64, words)
-		without.plain = without.classify(lines)
-		without.hex, without.long = appendSpans(nil, without.digits, minHex), appendSpans(nil, without.ids, idDigits)
-		for _, got := range []lineClasses{with, without} {
-			if diff := cmp.Diff(want, got, cmp.AllowUnexported(lineClasses{}, span{}), cmpopts.EquateEmpty()); diff != "" {
-				t.Fatalf("%q (-want +got):\n%s", lines, diff)
-			}
+		got.find(lines)
+		if diff := cmp.Diff(want, got, cmp.AllowUnexported(lineClasses{}, span{}), cmpopts.EquateEmpty()); diff != "" {
+			t.Fatalf("%q (-want +got):\n%s", lines, diff)
 		}
 	}
 	if found < 3000 {

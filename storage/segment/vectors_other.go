@@ -3,7 +3,7 @@
 package segment
 
 // There are no vectors: what these would do is done otherwise.
-const haveVectors = false
+var haveVectors = false
 
 func lineMinima(*uint64, *byte, int, int) int { panic("segment: no vectors") }
 
