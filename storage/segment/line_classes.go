@@ -1,68 +1,78 @@
 package segment
 
 import (
-	"encoding/binary"
 	"math/bits"
+
+	"github.com/skaldlog/skald/internal/packed"
 )
 
-// lineClasses says of all lines of a block, end to end, where digits are: what is looked for in them, ids to
-// take out and ids to index, are long stretches of digits, and rare.
+// lineClasses says of all lines of a block, end to end, where long stretches of digits are, which are rare:
+// ids to take out, and ids to index.
 type lineClasses struct {
-	digits []uint64 // a bit for each byte that is one of 0-9a-f
-	ids    []uint64 // … of 0-9a-fA-F-
-	plain  bool     // no byte begins a token
+	hex   []span // of minHex bytes and more of 0-9a-f
+	long  []span // of idDigits bytes and more of 0-9a-fA-F-
+	plain bool   // no byte begins a token
 
-	hex, long []span // stretches of minHex digits and more, and of idDigits ids and more
+	digits, ids []uint64 // with vectors: a bit for each byte that is of the one class or the other
 }
 
 // span is a stretch of the lines of a block; it may reach from one line into the next.
 type span struct{ from, to int }
 
 func (c *lineClasses) find(lines []byte) {
+	if !haveVectors || len(lines) == 0 {
+		c.hex = probeSpans(c.hex[:0], lines, &inHex, minHex)
+		c.long = probeSpans(c.long[:0], lines, &inLong, idDigits)
+		c.plain = tokenIn(lines) == len(lines)
+		return
+	}
 	words := (len(lines) + 63) / 64
 	if cap(c.digits) < words {
 		c.digits, c.ids = make([]uint64, words), make([]uint64, words)
 	}
 	c.digits, c.ids = c.digits[:words], c.ids[:words]
-	switch {
-	case words == 0:
-		c.plain = true
-	case haveVectors:
-		c.plain = classify(&c.digits[0], &c.ids[0], &lines[0], len(lines)) == 0
-	default:
-		c.plain = c.classify(lines)
-	}
+	c.plain = classify(&c.digits[0], &c.ids[0], &lines[0], len(lines)) == 0
 	c.hex = appendSpans(c.hex[:0], c.digits, minHex)
 	c.long = appendSpans(c.long[:0], c.ids, idDigits)
 }
 
-// classify does what the function of this name does with vectors.
-func (c *lineClasses) classify(lines []byte) (plain bool) {
-	tokens := uint64(0)
-	for i := range c.digits {
-		var digits, ids uint64
-		for k := range 8 {
-			var eight [8]byte
-			x := uint64(0)
-			if at := 64*i + 8*k; at+8 <= len(lines) {
-				x = binary.LittleEndian.Uint64(lines[at:])
-			} else if at < len(lines) {
-				copy(eight[:], lines[at:])
-				x = binary.LittleEndian.Uint64(eight[:])
-			}
-			digits |= uint64(digitBits(x)) << (8 * k)
-			ids |= uint64(digitBits(lowered(x))|byteBits(x, '-')) << (8 * k)
-			tokens |= fieldBytes(x)
+// inHex and inLong have a one for each byte of the class.
+var inHex, inLong = func() (hex, long [256]uint8) {
+	for b := range hex {
+		if packed.IsHex(byte(b)) {
+			hex[b] = 1
 		}
-		c.digits[i], c.ids[i] = digits, ids
+		if idClass[b] != noDigit {
+			long[b] = 1
+		}
 	}
-	return tokens == 0
-}
+	return hex, long
+}()
 
-// byteBits returns a bit for each of eight bytes that is c.
-func byteBits(x uint64, c byte) uint32 {
-	x ^= uint64(c) * everyByte
-	return uint32((^(x&lowSeven + lowSeven | x) & highBits >> 7) * 0x0102040810204080 >> 56)
+// probeSpans appends the stretches of n bytes and more of a class, in order. Each covers two neighbouring
+// places of those that are n/2 apart, and what lies between them.
+func probeSpans(dst []span, lines []byte, class *[256]uint8, n int) []span {
+	end, step := 0, n/2
+	for i := step - 1; i+step < len(lines); i += step {
+		if class[lines[i]]&class[lines[i+step/2]]&class[lines[i+step]] == 0 {
+			continue
+		}
+		from, to := i, i+1
+		for to < len(lines) && class[lines[to]] != 0 {
+			to++
+		}
+		if to <= i+step {
+			continue
+		}
+		for from > end && class[lines[from-1]] != 0 {
+			from--
+		}
+		if end = to; to-from >= n {
+			dst = append(dst, span{from, to})
+		}
+		i = to - 1
+	}
+	return dst
 }
 
 // appendSpans appends the stretches of n set bits and more, in order. n is minHex or idDigits.
