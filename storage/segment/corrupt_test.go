@@ -179,7 +179,7 @@ func FuzzDecoders(f *testing.F) {
 		case kindIndex:
 			ft := *r.footer
 			ft.blocks = rows % 20
-			if x, err := decodeIndex(raw, &ft); err == nil {
+			if x, err := decodeIndex(raw, &ft); err == nil && x.decodeBlocks(&ft) == nil {
 				for i := range x.groups {
 					_ = x.groups[i].size()
 				}

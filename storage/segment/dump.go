@@ -27,6 +27,9 @@ type DumpOptions struct {
 // first part that makes no sense, after printing those before.
 func Dump(ctx context.Context, out io.Writer, src Source, opts DumpOptions) error {
 	r, err := Open(ctx, src, ReaderOptions{})
+	if err == nil {
+		_, err = r.blocks()
+	}
 	if err != nil {
 		return err
 	}

@@ -72,9 +72,10 @@ func (b *blockMeta) end() int64 { return b.offset + b.size() }
 
 type index struct {
 	names    []string
-	blocks   []blockMeta
+	blocks   []blockMeta // of a reader: there when Reader.blocks has returned
 	groups   []group
 	postings []nameEntry
+	entries  []byte // those of the blocks, not yet decoded
 }
 
 func (x *index) append(dst []byte, minTime int64) []byte {
@@ -128,47 +129,108 @@ func (x *index) appendPostings(dst []byte) []byte {
 	return dst
 }
 
-// decodeIndex decodes the section and checks it against the footer: whatever it says
-// lies inside the file, in order, and adds up.
+// decodeIndex decodes the section and checks that the parts it tells of fill the file. The entries of
+// the blocks, of which there are thousands, it only goes over: who looks for an id mostly learns
+// from the id tables that no block is needed.
 func decodeIndex(raw []byte, ft *footer) (*index, error) {
 	f := fields{b: raw}
 	x := &index{names: f.strings(f.count(1, "names"), "name")}
 	if n := len(raw) / minBlockEntry; ft.blocks > n {
 		return nil, fmt.Errorf("%d blocks in %d bytes", ft.blocks, len(raw))
 	}
-	x.blocks = make([]blockMeta, ft.blocks)
-	at := blockCursor{time: ft.minTime, limit: ft.streamsOffset, stream: -1}
-	for i := range x.blocks {
-		if err := x.decodeBlock(&f, i, &at); err != nil {
-			return nil, fmt.Errorf("block %d: %w", i, err)
-		}
+	x.entries = f.b
+	extents := make([]extent, ft.blocks)
+	for i := range extents {
+		extents[i] = decodeExtent(&f)
 	}
-	if err := x.decodeGroups(&f); err != nil {
+	x.entries = x.entries[:len(x.entries)-len(f.b)]
+	end, err := x.decodeGroups(&f, extents)
+	if err != nil {
 		return nil, err
 	}
-	if err := x.decodePostings(&f, ft); err != nil {
+	start, err := x.decodePostings(&f, ft)
+	if err == nil && end != start {
+		err = fmt.Errorf("blocks end at byte %d, want %d", end, start)
+	}
+	if err != nil {
 		return nil, err
-	}
-	if at.stream != ft.streams-1 {
-		return nil, fmt.Errorf("blocks have %d streams, the footer says %d", at.stream+1, ft.streams)
-	}
-	if at.row != ft.rows || at.bytes != ft.rawBytes {
-		return nil, fmt.Errorf("blocks have %d rows and %d bytes, the footer says %d and %d", at.row, at.bytes, ft.rows, ft.rawBytes)
 	}
 	return x, f.done()
+}
+
+// extent is what the place of a needle group depends on: the bytes of a block, and its width.
+type extent struct {
+	bytes int64
+	width int
+}
+
+// decodeExtent goes over a block's entry. Lengths that are too large are left to decodeBlock, as
+// long as their sum means something.
+func decodeExtent(f *fields) (e extent) {
+	for range 5 { // rows, bytes, times and streams
+		f.uvarint()
+	}
+	a, b, c, d := f.uvarint(), f.uvarint(), f.uvarint(), f.uvarint()
+	sum, all := a+b+c+d, a|b|c|d
+	for range f.count(2, "metadata columns") {
+		f.uvarint()
+		n := f.uvarint()
+		sum, all = sum+n, all|n
+	}
+	if all > maxPart {
+		f.fail("column")
+	}
+	e.bytes, e.width = int64(sum), int(f.upTo(maxWidth, "width"))
+	return e
+}
+
+// decodeBlocks decodes the entries of the blocks and checks them against the footer: they are in
+// order, and add up.
+func (x *index) decodeBlocks(ft *footer) error {
+	f := fields{b: x.entries}
+	blocks := make([]blockMeta, ft.blocks)
+	at := blockCursor{time: ft.minTime, limit: ft.streamsOffset, stream: -1, offset: int64(len(headerMagic))}
+	for i := range blocks {
+		b := &blocks[i]
+		if err := x.decodeBlock(&f, b, &at); err != nil {
+			return fmt.Errorf("block %d: %w", i, err)
+		}
+		if at.group == len(x.groups) {
+			continue
+		}
+		g := &x.groups[at.group]
+		b.group, b.column = at.group, at.column
+		if at.column += b.width; i+1 == g.firstBlock+g.blocks {
+			at.offset += g.size()
+			at.group, at.column = at.group+1, 0
+		}
+	}
+	switch {
+	case at.stream != ft.streams-1:
+		return fmt.Errorf("blocks have %d streams, the footer says %d", at.stream+1, ft.streams)
+	case at.row != ft.rows || at.bytes != ft.rawBytes:
+		return fmt.Errorf("blocks have %d rows and %d bytes, the footer says %d and %d", at.row, at.bytes, ft.rows, ft.rawBytes)
+	}
+	x.blocks, x.entries = blocks, nil
+	return f.done()
 }
 
 // minBlockEntry is the fewest bytes that a block takes in the index.
 const minBlockEntry = 11
 
+// maxPart is the largest length of a column's frame.
+const maxPart = 1<<31 - 1
+
 // blockCursor carries what a block's entry is relative to.
 type blockCursor struct {
 	row, bytes, time, limit int64
 	stream                  int // the last one of the block before
+	offset                  int64
+	group, column           int
+	columns                 []columnMeta // room for those of the next blocks
 }
 
-func (x *index) decodeBlock(f *fields, i int, at *blockCursor) error {
-	b := &x.blocks[i]
+func (x *index) decodeBlock(f *fields, b *blockMeta, at *blockCursor) error {
 	b.row = at.row
 	b.rows = int(f.upTo(maxBlockRows, "rows"))
 	b.bytes = int64(f.upTo(maxBlockBytes, "bytes"))
@@ -177,10 +239,13 @@ func (x *index) decodeBlock(f *fields, i int, at *blockCursor) error {
 	streams := int(f.upTo(2*maxBlockRows, "streams"))
 	b.streams = streams/2 + 1
 	b.stream = at.stream + streams%2
-	length := func(what string) int { return int(f.upTo(uint64(min(at.limit, 1<<31-1)), what)) }
+	length := func(what string) int { return int(f.upTo(uint64(min(at.limit, maxPart)), what)) }
 	b.times, b.lengths, b.lines, b.hashes = length("times"), length("lengths"), length("lines"), length("hashes")
 	if n := f.count(2, "metadata columns"); n > 0 {
-		b.metadata = make([]columnMeta, n)
+		if n > len(at.columns) {
+			at.columns = make([]columnMeta, max(n, 1<<10))
+		}
+		b.metadata, at.columns = at.columns[:n:n], at.columns[n:]
 	}
 	for k := range b.metadata {
 		b.metadata[k].name = int(f.upTo(uint64(len(x.names)), "name"))
@@ -198,55 +263,62 @@ func (x *index) decodeBlock(f *fields, i int, at *blockCursor) error {
 	case b.last < b.first:
 		return errors.New("time runs backwards")
 	}
-	at.row, at.bytes, at.time = at.row+int64(b.rows), at.bytes+b.bytes, b.first
+	b.offset = at.offset
+	at.row, at.bytes, at.time, at.offset = at.row+int64(b.rows), at.bytes+b.bytes, b.first, b.end()
 	at.stream = b.stream + b.streams - 1
 	return nil
 }
 
-func (x *index) decodeGroups(f *fields) error {
+// decodeGroups finds out where the needle groups lie, and returns where the last of all blocks and
+// groups ends.
+func (x *index) decodeGroups(f *fields, extents []extent) (end int64, err error) {
 	n := f.count(3, "needle groups")
 	x.groups = make([]group, 0, n)
+	end = int64(len(headerMagic))
 	block := 0
 	for i := range n {
-		g := group{firstBlock: block, blocks: int(f.upTo(uint64(len(x.blocks)-block), "blocks")), rowBits: uint(f.byte())}
+		g := group{firstBlock: block, blocks: int(f.upTo(uint64(len(extents)-block), "blocks")), rowBits: uint(f.byte())}
 		entries := int(f.upTo(maxIDEntries, "ids"))
 		if f.err != nil {
-			return f.err
+			return 0, f.err
 		}
 		if g.blocks == 0 || g.rowBits > groupRowBits {
-			return fmt.Errorf("needle group %d: %d blocks, %d row bits", i, g.blocks, g.rowBits)
+			return 0, fmt.Errorf("needle group %d: %d blocks, %d row bits", i, g.blocks, g.rowBits)
 		}
 		if entries/idPageEntries > len(f.b) {
-			return fmt.Errorf("needle group %d: %d ids in %d bytes", i, entries, len(f.b))
+			return 0, fmt.Errorf("needle group %d: %d ids in %d bytes", i, entries, len(f.b))
 		}
 		g.ids = newIDTable(entries, g.blocks)
 		for range g.ids.pages() {
 			g.ids.offsets = append(g.ids.offsets, g.ids.size()+int64(minIDPage+f.upTo(maxIDPage, "id page")))
 		}
-		for k := block; k < block+g.blocks; k++ {
-			b := &x.blocks[k]
-			if b.width == 0 || g.rowBits < groupRowBits && b.width > 1 {
-				return fmt.Errorf("needle group %d: block %d has width %d", i, k, b.width)
+		for ; block < g.firstBlock+g.blocks; block++ {
+			e := extents[block]
+			if e.width == 0 || g.rowBits < groupRowBits && e.width > 1 {
+				return 0, fmt.Errorf("needle group %d: block %d has width %d", i, block, e.width)
 			}
-			b.group, b.column = i, g.columns
-			g.columns += b.width
+			g.columns += e.width
+			end += e.bytes
 		}
-		block += g.blocks
 		g.pageRows = pageRowsFor(g.columns, g.rowBits)
+		g.offset = end
+		end += g.size()
 		x.groups = append(x.groups, g)
 	}
-	for k := block; k < len(x.blocks); k++ {
-		if x.blocks[k].width != 0 {
-			return fmt.Errorf("block %d has needles but no group", k)
+	for ; block < len(extents); block++ {
+		if extents[block].width != 0 {
+			return 0, fmt.Errorf("block %d has needles but no group", block)
 		}
+		end += extents[block].bytes
 	}
-	return nil
+	return end, f.err
 }
 
-func (x *index) decodePostings(f *fields, ft *footer) error {
+// decodePostings finds out where the postings lie, and returns where the first ones begin.
+func (x *index) decodePostings(f *fields, ft *footer) (start int64, err error) {
 	names := f.strings(f.count(2, "label names"), "label name")
 	if !slices.IsSorted(names) {
-		return errors.New("label names out of order")
+		return 0, errors.New("label names out of order")
 	}
 	total := int64(0)
 	for _, name := range names {
@@ -254,36 +326,11 @@ func (x *index) decodePostings(f *fields, ft *footer) error {
 		x.postings = append(x.postings, nameEntry{name: name, offset: total, length: n})
 		total += int64(n)
 	}
-	if f.err != nil {
-		return f.err
-	}
-	start := ft.streamsOffset - total
+	start = ft.streamsOffset - total
 	for i := range x.postings {
 		x.postings[i].offset += start
 	}
-	return x.layOut(start)
-}
-
-// layOut finds out where blocks and needle groups lie, and makes sure that they end at limit.
-func (x *index) layOut(limit int64) error {
-	at := int64(len(headerMagic))
-	next := 0 // group
-	for i := range x.blocks {
-		x.blocks[i].offset = at
-		at = x.blocks[i].end()
-		if next < len(x.groups) && x.groups[next].firstBlock+x.groups[next].blocks == i+1 {
-			x.groups[next].offset = at
-			at += x.groups[next].size()
-			next++
-		}
-		if at > limit {
-			return fmt.Errorf("block %d ends at byte %d, must end before %d", i, at, limit)
-		}
-	}
-	if at != limit {
-		return fmt.Errorf("blocks end at byte %d, want %d", at, limit)
-	}
-	return nil
+	return start, f.err
 }
 
 // find returns the entry of a label name, nil when no stream has it.

@@ -74,8 +74,10 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 	certain, others := splitClauses(clauses)
 	var err error
 	if blocks == nil && len(certain) > 0 {
-		blocks, err = r.named(ctx, certain, stats)
-	} else {
+		if blocks, err = r.named(ctx, certain, stats); err == nil && len(blocks) > fewBlocks {
+			_, err = r.blocks()
+		}
+	} else if _, err = r.blocks(); err == nil {
 		if blocks == nil {
 			blocks = r.allBlocks()
 		}
@@ -106,7 +108,7 @@ func (r *Reader) pruneNeedles(ctx context.Context, needles []model.Needles, bloc
 }
 
 func (r *Reader) allBlocks() []int {
-	blocks := make([]int, len(r.index.blocks))
+	blocks := make([]int, r.footer.blocks)
 	for i := range blocks {
 		blocks[i] = i
 	}
@@ -114,7 +116,7 @@ func (r *Reader) allBlocks() []int {
 }
 
 // named returns the blocks of the segment that the id tables name for all clauses, and those
-// without needles. It does not look at each block, of which there are thousands.
+// without needles. It does not look at the blocks, of which there are thousands.
 func (r *Reader) named(ctx context.Context, clauses [][]lookup, stats *model.Stats) ([]int, error) {
 	rows := make([]*needleRows, len(r.index.groups))
 	var fetches errgroup.Group
@@ -149,7 +151,7 @@ func (r *Reader) named(ctx context.Context, clauses [][]lookup, stats *model.Sta
 			}
 		}
 	}
-	for ; next < len(r.index.blocks); next++ {
+	for ; next < r.footer.blocks; next++ {
 		blocks = append(blocks, next)
 	}
 	return blocks, nil

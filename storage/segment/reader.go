@@ -23,8 +23,8 @@ type ReaderOptions struct {
 }
 
 // Reader reads one segment. It may be used by many goroutines. It holds footer and
-// block index; the stream table and the postings of a label are read when first needed,
-// and kept.
+// block index, whose blocks are decoded when first needed; the stream table and the postings of a
+// label are read when first needed, and kept.
 type Reader struct {
 	src    Source
 	closer io.Closer
@@ -34,6 +34,10 @@ type Reader struct {
 	tail   []byte // the end of the file, from tailOff on, as Open read it
 	tailAt int64
 
+	decode struct { // the blocks
+		sync.Once
+		err error
+	}
 	mu struct {
 		sync.Mutex
 		streams  *streamTable
@@ -102,6 +106,12 @@ func Open(ctx context.Context, src Source, opts ReaderOptions) (*Reader, error) 
 	return r, nil
 }
 
+// blocks returns what the index says of the blocks.
+func (r *Reader) blocks() ([]blockMeta, error) {
+	r.decode.Do(func() { r.decode.err = r.corrupt("block index", r.index.decodeBlocks(r.footer)) })
+	return r.index.blocks, r.decode.err
+}
+
 // extendTail reads the bytes up to the tail, or up to the file's end before there is any.
 func (r *Reader) extendTail(ctx context.Context, from, to int64) error {
 	tail := make([]byte, to-from, to-from+int64(len(r.tail)))
@@ -167,11 +177,14 @@ func (r *Reader) section(ctx context.Context, k kind, ordinal int, off int64, n 
 	if off < 0 || n < 0 || off+int64(n) > r.src.Size() {
 		return nil, r.corrupt(k.String(), fmt.Errorf("%d bytes at %d lie outside the file of %d bytes", n, off, r.src.Size()))
 	}
-	frame := make([]byte, n)
+	var frame []byte
 	if off >= r.tailAt && off+int64(n) <= r.tailAt+int64(len(r.tail)) {
-		copy(frame, r.tail[off-r.tailAt:])
-	} else if err := r.read(ctx, frame, off, stats); err != nil {
-		return nil, err
+		frame = r.tail[off-r.tailAt:][:n]
+	} else {
+		frame = make([]byte, n)
+		if err := r.read(ctx, frame, off, stats); err != nil {
+			return nil, err
+		}
 	}
 	raw, err := openFrame(nil, frame, place{kind: k, ordinal: uint32(ordinal)}, maxSectionBytes)
 	return raw, r.corrupt(k.String(), err)
@@ -203,6 +216,9 @@ func (r *Reader) readStreams(ctx context.Context) (*streamTable, error) {
 }
 
 func (r *Reader) decodeStreams(ctx context.Context, stats *model.Stats) (*streamTable, error) {
+	if _, err := r.blocks(); err != nil {
+		return nil, err
+	}
 	raw, err := r.section(ctx, kindStreams, 0, r.footer.streamsOffset, r.footer.streamsLen, stats)
 	if err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -126,6 +127,57 @@ func TestAnIDTakesOneRequest(t *testing.T) {
 	}
 	if in > 120 || twice == 0 {
 		t.Errorf("700 lookups found %d blocks in vain, %d took two requests", in, twice)
+	}
+}
+
+// Who looks for an id that is not there does without the entries of the blocks, and may do so while
+// others need them.
+func TestAnAbsentIDNeedsNoBlocks(t *testing.T) {
+	var entries []entry
+	id := func(i int) string {
+		return fmt.Sprintf("%016x%016x", uint64(i+1)*0xd6e8feb86659fd93, uint64(i)*0x9e3779b97f4a7c15)
+	}
+	for i := range 20000 {
+		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i)})
+	}
+	for name, data := range map[string][]byte{
+		"one group": write(t, WriterOptions{BlockBytes: 8 << 10}, entries),
+		// Where the first group's table lies only the blocks tell.
+		"two groups": write(t, WriterOptions{BlockRows: 1}, entries),
+		"no needles": write(t, WriterOptions{BlockBytes: 8 << 10, NoNeedles: true}, entries),
+	} {
+		r, err := Open(t.Context(), &memory{data: data}, ReaderOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ask := func(i int) int {
+			part, err := r.Select(t.Context(), &model.Request{Range: allTime, Needles: []model.Needles{{{Text: id(i)}}}})
+			if err != nil {
+				t.Error(err)
+			}
+			for _, b := range part.Blocks {
+				b.Release()
+			}
+			return len(part.Blocks)
+		}
+		passed := 0
+		for i := range 4 {
+			if passed = ask(30000 + i); passed == 0 {
+				break
+			}
+		}
+		if groups, known := len(r.index.groups), r.index.blocks != nil; known != (groups == 0) || (groups > 1) != (name == "two groups") {
+			t.Errorf("%s: %d groups, %d blocks passed, their entries are decoded: %v", name, groups, passed, known)
+		}
+		var all sync.WaitGroup
+		for i := range 20 {
+			all.Go(func() {
+				if n := ask(1000 * i); n == 0 {
+					t.Errorf("%s: %s is not found", name, id(1000*i))
+				}
+			})
+		}
+		all.Wait()
 	}
 }
 

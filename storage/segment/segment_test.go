@@ -107,6 +107,9 @@ func write(t testing.TB, opts WriterOptions, entries []entry) []byte {
 func open(t testing.TB, data []byte) *Reader {
 	t.Helper()
 	r, err := Open(t.Context(), &memory{data: data}, ReaderOptions{})
+	if err == nil {
+		_, err = r.blocks() // which many tests look at
+	}
 	if err != nil {
 		t.Fatal(err)
 	}

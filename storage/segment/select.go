@@ -82,12 +82,15 @@ func (r *Reader) match(ctx context.Context, matchers []*labels.Matcher, stats *m
 // prune returns the numbers of the blocks that may have rows of the request, as far as
 // block index and needle index can tell.
 func (r *Reader) prune(ctx context.Context, req *model.Request, wanted *roaring.Bitmap, stats *model.Stats) ([]int, error) {
-	all := r.index.blocks
-	stats.BlocksConsidered.Add(int64(len(all)))
+	stats.BlocksConsidered.Add(int64(r.footer.blocks))
 	if wanted == nil && len(req.Needles) > 0 && req.Range.Covers(r.footer.minTime, r.footer.maxTime) {
 		left, err := r.pruneNeedles(ctx, req.Needles, nil, stats)
-		stats.BlocksPrunedNeedle.Add(int64(len(all) - len(left)))
+		stats.BlocksPrunedNeedle.Add(int64(r.footer.blocks - len(left)))
 		return left, err
+	}
+	all, err := r.blocks()
+	if err != nil {
+		return nil, err
 	}
 	left := make([]int, 0, len(all))
 	for i := range all {
@@ -107,7 +110,7 @@ func (r *Reader) prune(ctx context.Context, req *model.Request, wanted *roaring.
 	}
 	stats.BlocksPrunedLabels.Add(int64(before - len(left)))
 	before = len(left)
-	left, err := r.pruneNeedles(ctx, req.Needles, left, stats)
+	left, err = r.pruneNeedles(ctx, req.Needles, left, stats)
 	if err != nil {
 		return nil, err
 	}

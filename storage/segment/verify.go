@@ -35,6 +35,9 @@ const (
 // or says why the segment could not be read.
 func Verify(ctx context.Context, src Source) (Report, error) {
 	r, err := Open(ctx, src, ReaderOptions{})
+	if err == nil {
+		_, err = r.blocks()
+	}
 	if err != nil {
 		return Report{Problems: []error{err}}, err
 	}
