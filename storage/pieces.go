@@ -3,6 +3,7 @@ package storage
 import (
 	"context"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/oklog/ulid/v2"
@@ -29,7 +30,9 @@ type readFunc func(ctx context.Context, p *piece) error
 func (p *piece) missing() bool { return errors.Is(p.damage, object.ErrNotFound) }
 
 // openAll lists the segments of the request's days and opens those that may have rows in
-// its range, and the merged ones that may replace one of these.
+// its range, and the merged ones that may replace one of these. What looks like a source of a merged
+// one waits until that is open, and mostly need not be opened then: sources stay for an hour, and
+// would double the requests.
 func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Request) ([]*piece, error) {
 	refs, err := r.catalog.Around(ctx, tenant, req.Range)
 	if err != nil {
@@ -51,11 +54,47 @@ func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Re
 			pieces = append(pieces, &piece{ref: ref})
 		}
 	}
-	err = r.each(ctx, pieces, func(ctx context.Context, p *piece) (err error) {
+	open := func(ctx context.Context, p *piece) (err error) {
 		p.reader, err = r.open(accounted(ctx, req.Stats, true), p.ref)
 		return err
-	})
+	}
+	now, later := likelySources(pieces)
+	if err = r.each(ctx, now, open); err == nil && len(later) > 0 {
+		// The sources of one that is not opened are gone too: a merged segment names all generations.
+		gone := replaced(now)
+		later = slices.DeleteFunc(later, func(p *piece) bool { return gone[p.ref.ID] })
+		err = r.each(ctx, later, open)
+	}
 	return pieces, err
+}
+
+// likelySources parts the segments, sorted by key, from those that a listed one is likely to be merged
+// from: it has a higher level, was made later, and its time covers theirs. Whether it is stands in its
+// footer.
+func likelySources(pieces []*piece) (others, sources []*piece) {
+	for len(pieces) > 0 {
+		n, lowest := 0, catalog.MaxLevel
+		for ; n < len(pieces) && pieces[n].ref.Day == pieces[0].ref.Day; n++ {
+			lowest = min(lowest, pieces[n].ref.Level)
+		}
+		var merged []*piece // few beside many uploads
+		for _, p := range pieces[:n] {
+			if p.ref.Level > lowest {
+				merged = append(merged, p)
+			}
+		}
+		for _, p := range pieces[:n] {
+			if slices.ContainsFunc(merged, func(m *piece) bool {
+				return m.ref.Level > p.ref.Level && m.ref.ID > p.ref.ID && m.ref.Min <= p.ref.Min && p.ref.Max <= m.ref.Max
+			}) {
+				sources = append(sources, p)
+			} else {
+				others = append(others, p)
+			}
+		}
+		pieces = pieces[n:]
+	}
+	return others, sources
 }
 
 // clockSkew is how far the clocks of two machines, and so the times in the ids of their
@@ -111,23 +150,29 @@ func (r *Reader) each(ctx context.Context, pieces []*piece, fn readFunc) error {
 // withoutReplaced leaves the segments with rows in the range that no open segment was
 // merged from. A damaged one that is replaced is no damage.
 func withoutReplaced(pieces []*piece, span model.TimeRange) []*piece {
-	replaced := make(map[string]bool)
+	gone := replaced(pieces)
+	left := make([]*piece, 0, len(pieces))
+	for _, p := range pieces {
+		// Damage outside the range matters too: what it would have replaced is unknown.
+		if !gone[p.ref.ID] && (span.Overlaps(p.ref.Min, p.ref.Max) || p.damage != nil) {
+			left = append(left, p)
+		}
+	}
+	return left
+}
+
+// replaced returns the ids of the segments that the open ones were merged from.
+func replaced(pieces []*piece) map[string]bool {
+	ids := make(map[string]bool)
 	for _, p := range pieces {
 		if p.reader == nil {
 			continue
 		}
 		for _, id := range p.reader.Info().MergedFrom {
 			if id != p.ref.ID { // whatever it says, it does not replace itself
-				replaced[id] = true
+				ids[id] = true
 			}
 		}
 	}
-	left := make([]*piece, 0, len(pieces))
-	for _, p := range pieces {
-		// Damage outside the range matters too: what it would have replaced is unknown.
-		if !replaced[p.ref.ID] && (span.Overlaps(p.ref.Min, p.ref.Max) || p.damage != nil) {
-			left = append(left, p)
-		}
-	}
-	return left
+	return ids
 }

@@ -85,7 +85,7 @@ func TestReplacedSegmentsAreNotRead(t *testing.T) {
 	a, b := w.put("t", 0, rows[:100]), w.put("t", 0, rows[100:200])
 	c := w.put("t", 1, rows[:200], a, b)
 	d := w.put("t", 0, rows[200:])
-	e := w.put("t", 2, rows, c, d)
+	e := w.put("t", 2, rows, a, b, c, d)
 	expect := func(what string) {
 		t.Helper()
 		got, err := read(t.Context(), w.reader(Config{}, 0), "t", request(day1))

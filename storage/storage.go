@@ -4,9 +4,9 @@
 // Which segments there are is the catalog's word, and the catalog may be stale: a segment
 // just merged may be missing from it, and one that was merged into another may still be
 // there, or be listed and deleted. What keeps answers right is provenance. A merged segment
-// names its sources; whoever sees both uses the merged one only, whether the source can
-// still be read or not; sources are deleted only when the merged segment has long been
-// visible. So every row is seen exactly once from what any one listing shows, or, when a
+// names its sources, and theirs; whoever sees both uses the merged one only, whether the
+// source can still be read or not; sources are deleted only when the merged segment has long
+// been visible. So every row is seen exactly once from what any one listing shows, or, when a
 // segment that nothing listed replaces is gone, not at all: then the listing is made again,
 // and if that does not help the query fails and names the object. An answer never lacks
 // rows in silence.

@@ -88,3 +88,40 @@ func testRoundTrips(t *testing.T, needles []model.Needles) {
 	ask("cold", 4)
 	ask("warm", 0)
 }
+
+// Sources that are still there are not opened. What only looks like one is, after the segment that
+// might have been merged from it.
+func TestSourcesAreNotOpened(t *testing.T) {
+	hours := func(of ...int) (rows []row) {
+		for _, h := range of {
+			rows = append(rows, row{day1.From + int64(h)*int64(time.Hour), h})
+		}
+		return rows
+	}
+	w := newWorld(t)
+	a, b := w.put("t", 0, hours(0, 2)), w.put("t", 0, hours(1, 3))
+	beside := w.put("t", 0, hours(18, 20))
+	c, d := w.put("t", 0, hours(17, 22)), w.put("t", 0, hours(16))
+	half := w.put("t", 1, hours(0, 1, 2, 3), a, b)
+	merged := w.put("t", 2, hours(0, 1, 2, 3, 16, 17, 22), a, b, c, d, half)
+	late := w.put("t", 0, hours(4, 5))
+	open := func(what string, rows []string, opened ...catalog.Ref) {
+		t.Helper()
+		r := w.reader(Config{}, 0)
+		got, err := read(t.Context(), r, "t", request(day1))
+		must(t, err)
+		equal(t, what, got, rows)
+		for _, ref := range opened {
+			if _, ok := r.mu.open.Get(ref.Key); !ok {
+				t.Errorf("%s: %s is not open", what, ref.Key)
+			}
+		}
+		if n := r.mu.open.Len(); n != len(opened) {
+			t.Errorf("%s: %d segments are open, want %d", what, n, len(opened))
+		}
+	}
+	all := want(hours(0, 1, 2, 3, 4, 5, 16, 17, 18, 20, 22), day1)
+	open("all are there", all, merged, beside, late)
+	w.delete(merged)
+	open("without the merged one", all, half, beside, c, d, late)
+}
