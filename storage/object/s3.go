@@ -23,8 +23,9 @@ type S3 struct {
 	cfg      S3Config
 	prefix   string // "" or ending in a slash
 	client   *s3.Client
-	partSize int64 // tests make it small
-	pageSize int32 // of listings; 0 leaves it to the server, which takes 1000
+	direct   *direct // nil when every read goes through client
+	partSize int64   // tests make it small
+	pageSize int32   // of listings; 0 leaves it to the server, which takes 1000
 }
 
 func (s *S3) String() string {
@@ -153,54 +154,6 @@ func (b *s3Body) Read(p []byte) (int, error) {
 }
 
 func (b *s3Body) Close() error { return b.body.Close() }
-
-// ReadAt implements Store with a ranged GET.
-func (s *S3) ReadAt(ctx context.Context, key Key, p []byte, off int64) error {
-	if err := s.check(ctx, "read", key); err != nil {
-		return err
-	}
-	if err := checkRange(p, off); err != nil {
-		return s.fail(ctx, "read", string(key), &localError{err})
-	}
-	if len(p) == 0 { // HTTP has no empty range
-		_, err := s.Stat(ctx, key)
-		return err
-	}
-	attempt, cancel := deadline(ctx, int64(len(p)))
-	defer cancel()
-	out, err := s.client.GetObject(attempt, &s3.GetObjectInput{
-		Bucket: &s.cfg.Bucket, Key: s.key(key),
-		Range: aws.String(fmt.Sprintf("bytes=%d-%d", off, off+int64(len(p))-1)),
-	})
-	if err != nil {
-		return s.fail(ctx, "read", string(key), err)
-	}
-	defer out.Body.Close()
-	if err := checkContentRange(out, p, off); err != nil {
-		return s.fail(ctx, "read", string(key), &localError{err})
-	}
-	if _, err := io.ReadFull(out.Body, p); err != nil {
-		return s.fail(ctx, "read", string(key), err)
-	}
-	return nil
-}
-
-// checkContentRange finds servers and proxies that answer with other bytes than asked for:
-// the whole object, or, at its end, fewer.
-func checkContentRange(out *s3.GetObjectOutput, p []byte, off int64) error {
-	var first, last, size int64
-	got := aws.ToString(out.ContentRange)
-	if _, err := fmt.Sscanf(got, "bytes %d-%d/%d", &first, &last, &size); err != nil {
-		return fmt.Errorf("the server answered a range request with Content-Range %q", got)
-	}
-	if first == off && last-first+1 == int64(len(p)) {
-		return nil
-	}
-	if size < off+int64(len(p)) {
-		return errBeyondEnd(p, off, size)
-	}
-	return fmt.Errorf("asked for %d bytes at offset %d, the server answered with Content-Range %q", len(p), off, got)
-}
 
 // Stat implements Store.
 func (s *S3) Stat(ctx context.Context, key Key) (Info, error) {

@@ -132,6 +132,7 @@ func NewS3(ctx context.Context, cfg S3Config) (*S3, error) {
 			o.ResponseChecksumValidation = aws.ResponseChecksumValidationWhenRequired
 		}
 	})}
+	s.direct = newDirect(ctx, s.client, client, cfg.Bucket)
 	if cfg.Prefix != "" {
 		s.prefix = cfg.Prefix + "/"
 	}
