@@ -74,17 +74,25 @@ func coldCorpus(ctx context.Context, o options, questions []question) ([]coldRes
 	if err := os.MkdirAll(bucket, 0o755); err != nil {
 		return nil, err
 	}
-	stop, flag, err := startS3(ctx, o.s3, filepath.Dir(bucket))
+	stop, url, err := startS3(ctx, o.s3, filepath.Dir(bucket))
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
-	o.serverFlags = append(slices.Clone(o.serverFlags), flag)
+	o.serverFlags = append(slices.Clone(o.serverFlags), "-storage.url="+url)
 	o.restart = false
 	o.dir = filepath.Join(root, "loaded")
 	if _, err := recall(o.dir); err != nil {
 		if err := ingest(ctx, o); err != nil {
 			return nil, err
+		}
+	}
+	if o.compacted {
+		// What is merged stays for an hour, and is passed over by those who ask.
+		compact := exec.CommandContext(ctx, o.skald, "compact", "-full", url)
+		compact.Stdout, compact.Stderr = os.Stdout, os.Stderr
+		if err := compact.Run(); err != nil {
+			return nil, fmt.Errorf("%s compact: %w", o.skald, err)
 		}
 	}
 	truth, err := findTruth(ctx, o.corpus, questions)
@@ -182,8 +190,8 @@ func reportCold(results [][]coldResult) {
 }
 
 // startS3 runs versitygw over a directory, each folder of which is a bucket, and returns the
-// server flag that has Skald use the bucket "bench".
-func startS3(ctx context.Context, program, root string) (stop func(), flag string, err error) {
+// URL by which Skald uses the bucket "bench".
+func startS3(ctx context.Context, program, root string) (stop func(), url string, err error) {
 	const access, secret = "skald-bench", "skald-bench-secret"
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -210,7 +218,7 @@ func startS3(ctx context.Context, program, root string) (stop func(), flag strin
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
 			_ = conn.Close()
-			return stop, fmt.Sprintf("-storage.url=s3://bench/?endpoint=http://%s&region=us-east-1&path_style=true", addr), nil
+			return stop, fmt.Sprintf("s3://bench/?endpoint=http://%s&region=us-east-1&path_style=true", addr), nil
 		}
 		if ctx.Err() != nil || time.Now().After(until) {
 			stop()

@@ -56,6 +56,7 @@ type options struct {
 	profiles           string
 	s3                 string
 	times              int
+	compacted          bool
 }
 
 type stringList []string
@@ -104,6 +105,7 @@ func parse(command string, args []string) (options, error) {
 	fs.StringVar(&o.profiles, "profiles", "", "`directory` for CPU profiles of the server: of the load, and of each query repeated for some seconds")
 	fs.StringVar(&o.s3, "s3", "", "cold: `program` versitygw, for a bucket that is used as object store")
 	fs.IntVar(&o.times, "times", 10, "cold: how many times larger the second corpus is")
+	fs.BoolVar(&o.compacted, "compacted", false, "cold: merge the objects as far as it goes before asking, as the server does in time")
 	if err := fs.Parse(args); err != nil {
 		return o, err
 	}
