@@ -68,9 +68,9 @@ func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Re
 	return pieces, err
 }
 
-// likelySources parts the segments, sorted by key, from those that a listed one is likely to be merged
-// from: it has a higher level, was made later, and its time covers theirs. Whether it is stands in its
-// footer.
+// likelySources tells the segments, sorted by key, from those among them that another is likely to be
+// merged from: it has a higher level, was made later, and its time covers theirs. Whether it is stands
+// in its footer.
 func likelySources(pieces []*piece) (others, sources []*piece) {
 	for len(pieces) > 0 {
 		n, lowest := 0, catalog.MaxLevel

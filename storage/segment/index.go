@@ -177,8 +177,8 @@ func decodeExtent(f *fields) (e extent) {
 		n := f.uvarint()
 		sum, all = sum+n, all|n
 	}
-	if all > maxPart {
-		f.fail("column")
+	if all > maxPart && f.err == nil {
+		f.b, f.err = nil, fmt.Errorf("column: more than %d bytes", maxPart)
 	}
 	e.bytes, e.width = int64(sum), int(f.upTo(maxWidth, "width"))
 	return e
