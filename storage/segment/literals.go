@@ -9,7 +9,7 @@ import (
 
 // Small columns are mostly noise of low entropy: classes of differences, lengths, numbers of values. The
 // matches that an encoder of zstd finds there are there by chance, and cost more than the bytes they stand
-// for. As literals alone, coded by Huffman, lengths take three fifths, and classes nine tenths, in a fifth of
+// for. As literals alone, coded by Huffman, lengths take three fifths, and classes nine tenths, in half of
 // the time. It is zstd all the same: a frame of one block that has no sequences (RFC 8878).
 const (
 	minLiterals = 64

@@ -3,7 +3,7 @@ package segment
 import "golang.org/x/sys/cpu"
 
 // haveVectors is whether the functions below work on this processor.
-var haveVectors = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasAVX512VL && cpu.X86.HasBMI2
+var haveVectors = cpu.X86.HasAVX512F && cpu.X86.HasAVX512BW && cpu.X86.HasAVX512DQ && cpu.X86.HasBMI2
 
 // lineMinima writes to found the hashes of the minima of those windows of a line that end with one of its
 // first so many grams, at least four and at most vectorGrams, and returns how many they are. A minimum that

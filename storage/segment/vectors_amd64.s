@@ -1,5 +1,7 @@
 #include "textflag.h"
 
+// What these functions compute is said in vectors_amd64.go, and why in needle_set.go and line_classes.go.
+
 // A table for VPSHUFB, which takes bytes from within each 16 bytes of a register; 0x80 makes a zero.
 // Here they are four copies of the same 16 bytes, of which eight grams of six bytes are made.
 DATA gramBytes<>+0(SB)/8, $0x8080050403020100
@@ -12,7 +14,7 @@ DATA gramBytes<>+48(SB)/8, $0x80800b0a09080706
 DATA gramBytes<>+56(SB)/8, $0x80800c0b0a090807
 GLOBL gramBytes<>(SB), RODATA|NOPTR, $64
 
-// For all eight of a register.
+// Bytes to be broadcast.
 DATA letters<>+0(SB)/8, $0x4141414141414141 // A
 DATA letters<>+8(SB)/8, $0x1919191919191919 // Z - A
 DATA letters<>+16(SB)/8, $0x2020202020202020 // a - A
