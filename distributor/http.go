@@ -48,6 +48,10 @@ func (d *Distributor) ServeOTLP(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(status)
 		return
 	}
+	if fault.Of(err) == fault.Unauthenticated {
+		server.WriteError(w, err) // noticed before the protocol is
+		return
+	}
 	header(w, status)
 	w.Header().Set("Content-Type", "application/octet-stream")
 	w.WriteHeader(status)

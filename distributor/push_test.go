@@ -422,6 +422,10 @@ func TestOTLP(t *testing.T) {
 	if status, text := post(`{}`); status != 422 || text != message("error at least one valid stream is required for ingestion") {
 		t.Errorf("nothing: got %d %q", status, text)
 	}
+	k.store.err = fault.New(fault.Unauthenticated, "no org id")
+	if status, text := post(good); status != 401 || text != "no org id\n" {
+		t.Errorf("no tenant: got %d %q", status, text)
+	}
 	k.store.err = fmt.Errorf("broken")
 	if status, text := post(good); status != 503 || text != message("broken") {
 		t.Errorf("internal error: got %d %q", status, text)

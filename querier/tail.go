@@ -91,7 +91,7 @@ func readTail(w http.ResponseWriter, r *http.Request) (t tailRequest, metric boo
 		return t, false, err
 	}
 	t.flags, t.categorize = encodingFlags(r)
-	t.tenant, err = server.TenantOf(r)
+	t.tenant, err = server.TailedTenant(r)
 	return t, metric, err
 }
 

@@ -114,7 +114,7 @@ func TestEveryDoorAsks(t *testing.T) {
 		{plain, "GET", "/loki/api/v1/query", "reader:pr", "a|b", 200, "[a b]"},
 		{plain, "GET", "/loki/api/v1/query", "reader:pr", "a|c", 403, "tenant c is not open to reader"},
 		{plain, "GET", "/loki/api/v1/query", "reader:pr", "", 401, "no org id"},
-		{plain, "GET", "/loki/api/v1/query", "reader:pr", "..", 401, "tenant ID is"},
+		{plain, "GET", "/loki/api/v1/query", "reader:pr", "..", 400, "tenant ID is"},
 		{plain, "POST", "/loki/api/v1/push", "reader:pr", "a", 403, "reader has no write permission"},
 		{plain, "POST", "/loki/api/v1/push", "shipper-token-0123", "", 200, "[a]"},
 		{plain, "GET", "/loki/api/v1/query", "shipper-token-0123", "a", 403, "no read permission"},

@@ -36,6 +36,9 @@ func TestTenants(t *testing.T) {
 		if err != nil {
 			text = err.Error()
 		}
+		if (text == "no org id") != (fault.Of(err) == fault.Unauthenticated) || text != "" && text != "no org id" && fault.Of(err) != fault.Invalid {
+			t.Errorf("%q: kind %d", header, fault.Of(err))
+		}
 		if strings.Join(ids, ",") != wantIDs || text != wantErr {
 			t.Errorf("auth=%v header=%q: got %v, %q; want %q, %q", auth, header, ids, text, wantIDs, wantErr)
 		}
@@ -65,6 +68,20 @@ func TestNamedTenant(t *testing.T) {
 		if got != want {
 			t.Errorf("%q: %q, want %q", header, got, want)
 		}
+	}
+}
+
+// TestTailedTenant: a tail asks who calls when the id cannot be one, and calls two ids a mistake.
+func TestTailedTenant(t *testing.T) {
+	for header, want := range map[string]fault.Kind{"": fault.Unauthenticated, "..": fault.Unauthenticated, "a|b": fault.Invalid} {
+		s := &Server{cfg: Config{AuthEnabled: true}}
+		r := httptest.NewRequest("GET", "/", nil)
+		r.Header.Set(TenantHeader, header)
+		s.guard("/x", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if _, err := TailedTenant(r); fault.Of(err) != want {
+				t.Errorf("%q: %v of kind %d, want kind %d", header, err, fault.Of(err), want)
+			}
+		})).ServeHTTP(httptest.NewRecorder(), r)
 	}
 }
 

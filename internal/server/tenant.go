@@ -56,10 +56,20 @@ func NamedTenant(r *http.Request) (model.Tenant, error) {
 	a := accessOf(r.Context())
 	a.header = true
 	tenant, err := one(a.tenants(r.Header.Get(TenantHeader)))
+	return tenant, whoAsks(err)
+}
+
+// TailedTenant is TenantOf for a tail, where an id that cannot be one is no id.
+func TailedTenant(r *http.Request) (model.Tenant, error) {
+	tenants, err := TenantsOf(r)
+	return one(tenants, whoAsks(err))
+}
+
+func whoAsks(err error) error {
 	if fault.Of(err) == fault.Invalid {
-		err = fault.Wrap(fault.Unauthenticated, err)
+		return fault.Wrap(fault.Unauthenticated, err)
 	}
-	return tenant, err
+	return err
 }
 
 // TenantsOf returns the tenants that a query reads, sorted, each once: a|b names two.
@@ -91,7 +101,11 @@ func parseTenants(auth bool, header string) ([]model.Tenant, error) {
 		id, _, _ = strings.Cut(id, ":")
 		t, err := model.ParseTenant(id)
 		if err != nil {
-			return nil, fault.Wrap(fault.Unauthenticated, err)
+			kind := fault.Invalid
+			if id == "" {
+				kind = fault.Unauthenticated
+			}
+			return nil, fault.Wrap(kind, err)
 		}
 		tenants = append(tenants, t)
 	}
