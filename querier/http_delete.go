@@ -3,7 +3,9 @@ package querier
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"time"
 
@@ -17,13 +19,17 @@ import (
 	"github.com/skaldlog/skald/storage/compact"
 )
 
-// CompileDelete makes the filter of a delete request's query: a selector, and stages that
-// the rows must pass.
+// CompileDelete makes the filter of a delete request's query: a selector, which may be {},
+// and stages that the rows must pass.
 func CompileDelete(query string) (compact.RowFilter, error) {
-	expr, err := syntax.ParseLog(query)
+	expr, err := syntax.ParseLogOfAny(query)
 	if err != nil {
 		return nil, err
 	}
+	return compileDelete(expr)
+}
+
+func compileDelete(expr *syntax.LogExpr) (compact.RowFilter, error) {
 	p, err := pipeline.New(expr.Stages, pipeline.Options{})
 	if err != nil {
 		return nil, err
@@ -75,7 +81,11 @@ func (q *Querier) createDelete(w http.ResponseWriter, r *http.Request, tenant mo
 	if query == "" {
 		return fault.New(fault.Invalid, "query not set")
 	}
-	if _, err := CompileDelete(query); err != nil {
+	expr, err := syntax.ParseLogOfAny(query)
+	if err == nil {
+		_, err = compileDelete(expr)
+	}
+	if err != nil {
 		return fault.New(fault.Invalid, "invalid query expression")
 	}
 	if params.Get("start") == "" {
@@ -91,7 +101,10 @@ func (q *Querier) createDelete(w http.ResponseWriter, r *http.Request, tenant mo
 			return err
 		}
 	}
-	if text := params.Get("max_interval"); text != "" {
+	if err := q.deletes.CheckSpan(start, end); err != nil {
+		return err
+	}
+	if text := params.Get("max_interval"); text != "" && choosesLines(expr) {
 		if err := checkInterval(text, end.Sub(start)); err != nil {
 			return err
 		}
@@ -108,12 +121,27 @@ func (q *Querier) createDelete(w http.ResponseWriter, r *http.Request, tenant mo
 // maxDeleteInterval is Loki's default for its server-wide limit.
 const maxDeleteInterval = 24 * time.Hour
 
+// choosesLines reports whether a request is for some lines of its streams: others have no
+// use for max_interval, whatever it says.
+func choosesLines(expr *syntax.LogExpr) bool {
+	return slices.ContainsFunc(expr.Stages, func(s syntax.Stage) bool {
+		switch s := s.(type) {
+		case *syntax.LabelFilter:
+			return true
+		case *syntax.LineFilter:
+			all := (s.Op == syntax.LineContains || s.Op == syntax.LineMatches) && s.Operands[0].Text == ""
+			return !all
+		}
+		return false
+	})
+}
+
 // checkInterval checks max_interval, which has no effect here: a request of any length is
 // one pass over the segments of its days.
 func checkInterval(text string, length time.Duration) error {
 	d, err := time.ParseDuration(text)
 	switch {
-	case err != nil:
+	case err != nil, d < time.Second:
 		return fault.New(fault.Invalid, "invalid max_interval: valid time units are 's', 'm', 'h'")
 	case d > maxDeleteInterval:
 		return fault.New(fault.Invalid, "max_interval can't be greater than %s", maxDeleteInterval)
@@ -123,11 +151,12 @@ func checkInterval(text string, length time.Duration) error {
 	return nil
 }
 
-// deleteTime reads RFC 3339, or exactly ten digits of unix seconds.
+// deleteTime reads RFC 3339, or unix seconds of exactly ten characters.
 func deleteTime(name, text string) (time.Time, error) {
 	if len(text) == secondsMaxChars {
-		if n, err := strconv.ParseInt(text, 10, 64); err == nil {
-			return time.Unix(n, 0), nil
+		if f, err := strconv.ParseFloat(text, 64); err == nil && math.Abs(f) <= math.MaxInt64/1e9-1 {
+			seconds, part := math.Modf(f)
+			return time.Unix(int64(seconds), int64(math.Round(part*1e3))*1e6), nil
 		}
 	}
 	t, err := time.Parse(time.RFC3339, text)
@@ -141,6 +170,20 @@ func (q *Querier) listDeletes(w http.ResponseWriter, r *http.Request, tenant mod
 	requests, err := q.deletes.List(r.Context(), tenant)
 	if err != nil {
 		return err
+	}
+	params := r.URL.Query()
+	if from, to := params.Get("start"), params.Get("end"); from != "" && to != "" {
+		start, err := deleteTime("start", from)
+		if err != nil {
+			return err
+		}
+		end, err := deleteTime("end", to)
+		if err != nil {
+			return err
+		}
+		requests = slices.DeleteFunc(requests, func(d compact.Request) bool {
+			return d.End < start.UnixNano() || d.Start > end.UnixNano() || end.Before(start)
+		})
 	}
 	type item struct {
 		ID        string  `json:"request_id"`
@@ -173,6 +216,14 @@ func (q *Querier) cancelDelete(w http.ResponseWriter, r *http.Request, tenant mo
 
 // serveGenerations answers clients that cache results: their number changes whenever
 // deletes make cached answers wrong. Queries see deletes at once, so there is none.
-func serveGenerations(w http.ResponseWriter, _ *http.Request) {
-	_, _ = setJSON(w).Write([]byte(`""` + "\n")) // the client may have gone
+func (q *Querier) serveGenerations(w http.ResponseWriter, r *http.Request) error {
+	tenant, err := server.TenantOf(r)
+	if err != nil {
+		return err
+	}
+	if err := q.deletes.Allowed(tenant); err != nil {
+		return err
+	}
+	_, _ = w.Write([]byte(`""` + "\n")) // the client may have gone
+	return nil
 }

@@ -44,6 +44,10 @@ func TestDeleteTime(t *testing.T) {
 	expect("1700000000", 1_700_000_000, true)
 	expect("2023-11-14T22:13:20Z", 1_700_000_000, true)
 	expect("1700000000000000000", 0, false)
+	expect("1700000.e3", 1_700_000_000, true)
+	expect("170000000.", 170_000_000, true)
+	expect("9999999999", 0, false)
+	expect("NaN0000000", 0, false)
 	expect("yesterday", 0, false)
 	if err := checkInterval("2h", time.Hour); err == nil {
 		t.Error("an interval longer than the request was accepted")

@@ -180,7 +180,7 @@ func (q *Querier) Register(r Router) {
 	api("detected_field/{name}/values", q.serveDetectedFieldValues)
 	api("format_query", q.serveFormat)
 	if q.deletes != nil {
-		r.Handle("/loki/api/v1/cache/generation_numbers", http.HandlerFunc(serveGenerations), get...)
+		r.Handle("/loki/api/v1/cache/generation_numbers", q.answer(q.serveGenerations), http.MethodGet)
 		r.Handle("/loki/api/v1/delete", q.answer(q.serveDelete), http.MethodGet, http.MethodPost, http.MethodPut, http.MethodDelete)
 	}
 	r.Handle("/loki/api/v1/tail", q.answer(q.serveTail), both...)

@@ -33,16 +33,25 @@ func Parse(query string) (Expr, error) {
 
 // ParseLog parses a query that must yield log lines.
 func ParseLog(query string) (*LogExpr, error) {
-	e, deferred, err := parse(query)
+	log, err := ParseLogOfAny(query)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkMatchers(log.Matchers); err != nil {
+		return nil, err
+	}
+	return log, nil
+}
+
+// ParseLogOfAny is ParseLog with any selector, {} included, which selects every stream.
+func ParseLogOfAny(query string) (*LogExpr, error) {
+	e, _, err := parse(query)
 	if err != nil {
 		return nil, err
 	}
 	log, ok := e.(*LogExpr)
 	if !ok {
 		return nil, errOnlyLog
-	}
-	if err := validate(log, deferred); err != nil {
-		return nil, err
 	}
 	return log, nil
 }

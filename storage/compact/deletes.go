@@ -150,10 +150,9 @@ func (d *Deletes) Create(ctx context.Context, tenant model.Tenant, query string,
 		return Request{}, fault.New(fault.Invalid, "query not set")
 	case len(query) > maxQuery:
 		return Request{}, fault.New(fault.Invalid, "query has %d bytes, at most %d are allowed", len(query), maxQuery)
-	case end.After(now):
-		return Request{}, fault.New(fault.Invalid, "deletes in the future are not allowed")
-	case !start.Before(end):
-		return Request{}, fault.New(fault.Invalid, "start time can't be greater than or equal to end time")
+	}
+	if err := d.CheckSpan(start, end); err != nil {
+		return Request{}, err
 	}
 	list, err := d.load(ctx, tenant)
 	if err != nil {
@@ -170,6 +169,17 @@ func (d *Deletes) Create(ctx context.Context, tenant model.Tenant, query string,
 	}
 	d.logger.InfoContext(ctx, "delete request created", "tenant", tenant, "id", q.ID, "query", query, "start", start, "end", end)
 	return q, nil
+}
+
+// CheckSpan says why rows from start to end cannot be deleted.
+func (d *Deletes) CheckSpan(start, end time.Time) error {
+	switch {
+	case end.After(d.now()):
+		return fault.New(fault.Invalid, "deletes in the future are not allowed")
+	case !start.Before(end):
+		return fault.New(fault.Invalid, "start time can't be greater than or equal to end time")
+	}
+	return nil
 }
 
 // List returns a tenant's requests in the order of their creation.
