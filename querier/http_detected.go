@@ -339,29 +339,64 @@ func humanSize(v string) string {
 }
 
 // jsonPaths maps the names that the json stage gives to the paths of keys they come from.
+// Of keys that give the same name the first in the line counts, as it does for the stage.
 func jsonPaths(line []byte) map[string][]string {
-	var tree map[string]any
 	dec := json.NewDecoder(bytes.NewReader(line))
-	if dec.Decode(&tree) != nil {
+	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil
 	}
 	paths := map[string][]string{}
-	collectPaths(paths, "", nil, tree)
+	if collectPaths(paths, "", nil, dec) != nil {
+		return nil
+	}
 	return paths
 }
 
-func collectPaths(paths map[string][]string, prefix string, keys []string, tree map[string]any) {
-	for key, v := range tree {
+// collectPaths reads the rest of an object whose brace was read.
+func collectPaths(paths map[string][]string, prefix string, keys []string, dec *json.Decoder) error {
+	for dec.More() {
+		t, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		key, _ := t.(string) // the decoder takes nothing else for a key
 		name := prefix + sanitize(key, prefix == "")
 		path := append(slices.Clip(keys), key)
-		if sub, ok := v.(map[string]any); ok {
-			collectPaths(paths, name+"_", path, sub)
-			continue
+		if t, err = dec.Token(); err != nil {
+			return err
 		}
-		if _, taken := paths[name]; !taken {
+		switch t {
+		case json.Delim('{'):
+			err = collectPaths(paths, name+"_", path, dec)
+		case json.Delim('['):
+			err = skipArray(dec)
+		}
+		if err != nil {
+			return err
+		}
+		if _, taken := paths[name]; !taken && t != json.Delim('{') {
 			paths[name] = path
 		}
 	}
+	_, err := dec.Token() // the closing brace
+	return err
+}
+
+// skipArray reads the rest of an array whose bracket was read.
+func skipArray(dec *json.Decoder) error {
+	for depth := 1; depth > 0; {
+		t, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		switch t {
+		case json.Delim('['), json.Delim('{'):
+			depth++
+		case json.Delim(']'), json.Delim('}'):
+			depth--
+		}
+	}
+	return nil
 }
 
 // sanitize turns a key into (a part of) a label name as the json stage does.

@@ -30,3 +30,21 @@ func TestDetectedFieldsOfTheQuery(t *testing.T) {
 		t.Error(body)
 	}
 }
+
+// TestDetectedPathOfTheFirstKey: of keys that give the same name, the first in the line counts.
+func TestDetectedPathOfTheFirstKey(t *testing.T) {
+	for line, want := range map[string]string{
+		`{"a_b_c":4,"a_b":{"c":3},"a":{"b":{"c":2},"b_c":1}}`: "map[a_b_c:[a_b_c]]",
+		`{"a":{"b_c":1,"b":{"c":2}},"a_b":{"c":3}}`:           "map[a_b_c:[a b_c]]",
+		`{"a-b":1,"a b":2,"a_b":3}`:                           "map[a_b:[a-b]]",
+		`{"l":[1,{"x":[2]},[]],"k":{"l":null},"e":{}}`:        "map[k_l:[k l] l:[l]]",
+		`{"a":1,"b":`:                                         "map[]",
+		`[1]`:                                                 "map[]",
+	} {
+		for range 20 {
+			if got := fmt.Sprint(jsonPaths([]byte(line))); got != want {
+				t.Fatalf("%s: %s, want %s", line, got, want)
+			}
+		}
+	}
+}
