@@ -73,7 +73,8 @@ func TestLimits(t *testing.T) {
 	f(free, with(instant, `approx_topk(1, `+count+`)`), fault.Internal, "approx_topk is not enabled")
 	f(free, with(instant, `variants(rate({app="a"}[1m])) of ({app="a"}[1m])`), fault.Invalid, "multi variant queries are disabled")
 	f(free, with(instant, `1 + avg(2)`), fault.Invalid, "queries require at least one regexp or equality matcher")
-	f(free, with(instant, `topk(1, 2)`), fault.Internal, "topk of a number")
+	f(free, with(instant, `topk(1, 2)`), fault.Internal, "unexpected expr type (*syntax.LiteralExpr)")
+	f(free, with(instant, `label_replace(1, "a", "b", "c", "d")`), fault.Internal, "unexpected expr type (*syntax.LiteralExpr)")
 	long := free
 	long.MaxLength = 30 * 24 * time.Hour
 	f(long, engine.Params{Query: `{app="a"}`, End: int64(40 * 24 * time.Hour), Limit: 1}, fault.Invalid, "the query time range exceeds the limit (query length: 960h0m0s, limit: 30d)")

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 	"slices"
@@ -102,6 +103,9 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 		if err != nil {
 			return vector{}, err
 		}
+		if v.scalar {
+			return vector{}, errNumber
+		}
 		v.series, err = labelReplace(x, v.series)
 		return v, err
 	case *syntax.BinOp:
@@ -118,6 +122,9 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 	}
 	return vector{}, fmt.Errorf("evaluate: unexpected expression %T", x)
 }
+
+// errNumber is for a number where series are needed, in the words that clients know.
+var errNumber = errors.New("unexpected expr type (*syntax.LiteralExpr) for Evaluator type (*logql.DefaultEvaluator)")
 
 // constant is a series without labels that has the value at every step.
 func (ev *evaluation) constant(v float64) scan.Series {
@@ -148,7 +155,7 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 		return vector{}, err
 	}
 	if v.scalar {
-		return vector{}, fmt.Errorf("evaluate: %s of a number", x.Op)
+		return vector{}, errNumber
 	}
 	switch x.Op {
 	case "sort", "sort_desc":
