@@ -86,3 +86,16 @@ func TestConfigModes(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+// TestFormsAreBounded: a form with a large file in it is refused, and not put on the disk.
+func TestFormsAreBounded(t *testing.T) {
+	base := startNode(t, "-data.dir="+t.TempDir())
+	for path, field := range map[string]string{"/log_level": "log_level", "/ring": "forget"} {
+		body := "--x\r\nContent-Disposition: form-data; name=\"f\"; filename=\"f\"\r\n\r\n" + strings.Repeat("a", 1<<20) +
+			"\r\n--x\r\nContent-Disposition: form-data; name=\"" + field + "\"\r\n\r\nerror\r\n--x--\r\n"
+		header := http.Header{"Content-Type": {"multipart/form-data; boundary=x"}}
+		if code, text := request(t, http.MethodPost, base+path, header, strings.NewReader(body)); code != http.StatusBadRequest {
+			t.Errorf("%s: %d %s", path, code, text)
+		}
+	}
+}

@@ -38,6 +38,9 @@ func (n *node) serveServices(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
+// maxForm bounds the body of a form, files in it included, which would else go to the disk.
+const maxForm = 64 << 10
+
 // serveLogLevel tells the level of the process's own log, or sets it until the next start.
 func (n *node) serveLogLevel(w http.ResponseWriter, r *http.Request) {
 	var answer struct {
@@ -46,6 +49,7 @@ func (n *node) serveLogLevel(w http.ResponseWriter, r *http.Request) {
 	}
 	status := http.StatusOK
 	if r.Method == http.MethodPost {
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		text := r.FormValue("log_level")
 		if err := n.cfg.log.set(text); err != nil {
 			status, answer.Status, answer.Message = http.StatusBadRequest, "failed", "log_level="+err.Error()

@@ -26,7 +26,7 @@ func (n *node) serveConfig(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	default:
-		server.WriteError(w, fault.New(fault.Invalid, "mode=%s: expected diff or defaults", mode))
+		server.WriteError(w, fault.New(fault.Invalid, "mode=%.40s: expected diff or defaults", mode))
 		return
 	}
 	text, err := yaml.Marshal(values)

@@ -35,12 +35,16 @@ type shown struct {
 	Silent bool   `json:"-"`
 }
 
+// maxForm bounds the body of a form, files in it included.
+const maxForm = 64 << 10
+
 // Page shows the ring to people, and as JSON to whoever accepts application/json. A POST
 // with forget=ID declares an instance gone. replicas is the replication factor, by which
 // ownership is reckoned: the part of all streams that an ingester holds.
 func Page(s Source, replicas int) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
+			r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 			id := r.FormValue("forget")
 			if id == "" {
 				http.Error(w, "expected the field forget with the ID of an instance", http.StatusBadRequest)
