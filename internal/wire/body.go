@@ -54,7 +54,7 @@ func NewDecoder(maxCompressed, maxDecompressed int64, cacheBytes int) *Decoder {
 // Push decodes a push in Loki's formats. The caller must Release the batch.
 func (d *Decoder) Push(body Body) (*Batch, error) {
 	media, _, err := mime.ParseMediaType(body.ContentType)
-	if err != nil && media == "" {
+	if err != nil {
 		return nil, fault.Wrap(fault.Invalid, err)
 	}
 	if body.ContentEncoding == "snappy" {
@@ -249,7 +249,7 @@ func unpackGzip(r io.Reader) (io.Reader, func(), error) {
 	z := gzipReaders.Get().(*gzip.Reader)
 	if err := z.Reset(r); err != nil {
 		gzipReaders.Put(z)
-		return nil, nil, fault.New(fault.Invalid, "the body is not gzip, as Content-Encoding says: %w", err)
+		return nil, nil, fault.Wrap(fault.Invalid, err)
 	}
 	return z, func() { gzipReaders.Put(z) }, nil
 }

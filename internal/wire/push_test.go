@@ -241,9 +241,13 @@ func TestContentTypesAndEncodings(t *testing.T) {
 		}
 	}
 	f("", "", "{}", "mime: no media type")
+	f("application/json; x", "", "{}", "mime: invalid media parameter")
 	f("text/plain", "", "{}", "snappy: corrupt input")
 	f("application/json", "br", "{}", `Content-Encoding "br" not supported`)
 	f("application/json", "gzip", "{}", "EOF")
+	if _, err := decode(d, "application/json", "gzip", []byte(`{"streams":[]}`)); err == nil || err.Error() != "gzip: invalid header" {
+		t.Errorf("no gzip: got %v", err)
+	}
 	f("application/x-protobuf", "", string(snappy.Encode(nil, []byte{0x0a, 0x05, 1})), "unexpected EOF")
 	f("application/x-protobuf", "", string(snappy.Encode(nil, []byte{0x0a, 0x04, 0x12, 0x02, 0x0a, 0x05})), "unexpected EOF")
 }
