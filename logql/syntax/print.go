@@ -267,11 +267,17 @@ func stripSpace(s string) string {
 	}, s)
 }
 
-// durationText writes a duration without zero units where that notation, which knows no
-// sign and nothing below a millisecond, can say it.
+// durationText writes a duration without zero units where that notation, which knows
+// nothing below a millisecond, can say it. Behind a sign only units of Go are read again.
 func durationText(d time.Duration) string {
-	if d < 0 || d%time.Millisecond != 0 {
+	if d%time.Millisecond != 0 {
 		return d.String()
 	}
-	return model.Duration(d).String()
+	if d >= 0 {
+		return model.Duration(d).String()
+	}
+	if text := "-" + model.Duration(-d).String(); !strings.ContainsAny(text, "dwy") {
+		return text
+	}
+	return d.String()
 }
