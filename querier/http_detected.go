@@ -3,6 +3,7 @@ package querier
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"regexp"
 	"slices"
@@ -352,8 +353,16 @@ func jsonPaths(line []byte) map[string][]string {
 	return paths
 }
 
+// maxPath bounds the keys of a path: each copies those before it.
+const maxPath = 100
+
+var errDeep = errors.New("objects in more objects than a path has keys")
+
 // collectPaths reads the rest of an object whose brace was read.
 func collectPaths(paths map[string][]string, prefix string, keys []string, dec *json.Decoder) error {
+	if len(keys) == maxPath {
+		return errDeep
+	}
 	for dec.More() {
 		t, err := dec.Token()
 		if err != nil {

@@ -38,8 +38,9 @@ func TestDetectedPathOfTheFirstKey(t *testing.T) {
 		`{"a":{"b_c":1,"b":{"c":2}},"a_b":{"c":3}}`:           "map[a_b_c:[a b_c]]",
 		`{"a-b":1,"a b":2,"a_b":3}`:                           "map[a_b:[a-b]]",
 		`{"l":[1,{"x":[2]},[]],"k":{"l":null},"e":{}}`:        "map[k_l:[k l] l:[l]]",
-		`{"a":1,"b":`: "map[]",
-		`[1]`:         "map[]",
+		`{"a":1,"b":`:                   "map[]",
+		strings.Repeat(`{"a":`, 50_000): "map[]",
+		`[1]`:                           "map[]",
 	} {
 		for range 20 {
 			if got := fmt.Sprint(jsonPaths([]byte(line))); got != want {

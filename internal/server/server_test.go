@@ -51,6 +51,8 @@ func TestTenants(t *testing.T) {
 	ask(true, "..", "", "tenant ID is '.' or '..'")
 	ask(true, "a/b", "", "tenant ID 'a/b' contains unsupported character '/'")
 	ask(true, "a|", "", "no org id")
+	ask(true, strings.Repeat("a|", maxTenants-1)+"b", "a,b", "")
+	ask(true, strings.Repeat("a|", maxTenants)+"b", "", "1001 tenants are named in one request, at most 1000 can be")
 	ask(true, strings.Repeat("x", 151), "", "tenant ID is too long: max 150 characters")
 }
 

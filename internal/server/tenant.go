@@ -89,12 +89,18 @@ func one(tenants []model.Tenant, err error) (model.Tenant, error) {
 	return tenants[0], nil
 }
 
+// maxTenants bounds the tenants of one request: for each, objects are listed.
+const maxTenants = 1000
+
 func parseTenants(auth bool, header string) ([]model.Tenant, error) {
 	if !auth {
 		return []model.Tenant{model.DefaultTenant}, nil
 	}
 	if header == "" {
 		return nil, fault.New(fault.Unauthenticated, "no org id")
+	}
+	if n := 1 + strings.Count(header, "|"); n > maxTenants {
+		return nil, fault.New(fault.Invalid, "%d tenants are named in one request, at most %d can be", n, maxTenants)
 	}
 	var tenants []model.Tenant
 	for _, id := range strings.Split(header, "|") {
