@@ -46,6 +46,9 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	}
 	memory := share{of: &d.inflight, own: d.tenant(id).inflight, now: d.cfg.Now}
 	defer memory.release()
+	if err := memory.reserve(int64(len(msg))); err != nil { // it waits for its turn below
+		return err
+	}
 	var t turn
 	defer t.end()
 	if err := t.begin(ctx, d.cfg.Turns, id, len(msg)); err != nil {

@@ -40,7 +40,7 @@ func (p pushed) Push(_ context.Context, id model.Tenant, _ []model.Stream) error
 
 func TestPushOverGRPC(t *testing.T) {
 	got := make(pushed, 1)
-	g, err := server.NewGRPC(server.GRPCConfig{Listen: "127.0.0.1:0", MaxMessage: 1 << 20, AuthEnabled: true, Grace: time.Second}, slog.New(slog.DiscardHandler))
+	g, err := server.NewGRPC(server.GRPCConfig{Listen: "127.0.0.1:0", MaxMessage: 1 << 20, AuthEnabled: true, Grace: time.Second}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,6 +1,11 @@
 package main
 
-import "log/slog"
+import (
+	"log/slog"
+	"math"
+
+	"golang.org/x/sys/unix"
+)
 
 // fitMemory lowers the bounds on memory that would not fit a limit together; 0 is no limit.
 // Each bound holds for its own part, and the defaults are for a process with a gigabyte: in
@@ -20,21 +25,48 @@ func (c *serverConfig) fitMemory(limit int64, logger *slog.Logger) {
 		{"ingester.max-inflight-bytes", &c.remoteServer.MaxInflightBytes, 6},
 		{"ingester.memtable-bytes", &c.ingester.MemtableBytes, 4},
 		{"ingester.freeze-bytes", &c.ingester.FreezeBytes, 16},
-		{"querier.max-memory", &c.querier.MaxMemory, 4},
-		{"querier.total-memory", &c.querier.TotalMemory, 4},
+		{"querier.max-memory", &c.querier.MaxMemory, 5},
+		{"querier.total-memory", &c.querier.TotalMemory, 5},
 		{"querier.dedupe-bytes", &c.querier.DedupeBytes, 12},
-		{"cache.memory-bytes", &c.cacheMemory, 8},
+		{"cache.memory-bytes", &c.cacheMemory, 12},
+		{"grpc.max-receiving-bytes", &c.grpc.MaxReceiving, 12},
 	} {
 		fitBound(b.flag, b.value, limit/b.part, logger)
 	}
-	labels := int64(c.distributor.LabelCacheBytes)
-	fitBound("distributor.label-cache-bytes", &labels, limit/8, logger)
-	c.distributor.LabelCacheBytes = int(labels)
+	fitBound("distributor.label-cache-bytes", &c.distributor.LabelCacheBytes, int(limit/8), logger)
+	// A push is in memory twice while it is decoded.
+	fitBound("grpc.max-message-bytes", &c.grpc.MaxMessage, int(limit/12), logger)
+	fitBound("http.max-connections", &c.http.MaxConnections, int(limit/8/httpConnection), logger)
+	fitBound("grpc.max-connections", &c.grpc.MaxConnections, int(limit/16/grpcConnection), logger)
 }
 
-func fitBound(flag string, value *int64, most int64, logger *slog.Logger) {
+// What an open connection takes of memory.
+const (
+	httpConnection = 24 << 10
+	grpcConnection = 96 << 10
+)
+
+// openFiles is how many descriptors the process may have; 0 when the system does not say.
+func openFiles() int {
+	var limit unix.Rlimit
+	if unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) != nil {
+		return 0
+	}
+	return int(min(limit.Cur, math.MaxInt32))
+}
+
+// fitFiles lowers the bounds on connections so that descriptors are left for files.
+func (c *serverConfig) fitFiles(limit int, logger *slog.Logger) {
+	if limit <= 0 {
+		return
+	}
+	fitBound("http.max-connections", &c.http.MaxConnections, limit/2, logger)
+	fitBound("grpc.max-connections", &c.grpc.MaxConnections, limit/8, logger)
+}
+
+func fitBound[T int | int64](flag string, value *T, most T, logger *slog.Logger) {
 	if *value > most {
-		logger.Info("a bound is lowered to fit the memory limit", "flag", "-"+flag, "was", *value, "now", most)
+		logger.Info("a bound is lowered to fit what the process may use", "flag", "-"+flag, "was", *value, "now", most)
 		*value = most
 	}
 }

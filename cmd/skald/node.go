@@ -66,6 +66,7 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cores.Overcommit()
 	memory := memlimit.Apply(cfg.memory, logger)
 	cfg.fitMemory(memory.Limit(), logger)
+	cfg.fitFiles(openFiles(), logger)
 	cfg.distributor.Turns = turns.ForCores()
 	cfg.querier.Turns = cfg.distributor.Turns
 	n.cfg = cfg
@@ -140,7 +141,7 @@ func (n *node) openDoors() (err error) {
 		return nil // nobody would call
 	}
 	cfg.grpc.AuthEnabled, cfg.grpc.Credentials, cfg.grpc.Grace = cfg.http.AuthEnabled, cfg.http.Credentials, cfg.http.ShutdownTimeout
-	if n.grpc, err = server.NewGRPC(cfg.grpc, n.logger); err != nil {
+	if n.grpc, err = server.NewGRPC(cfg.grpc, n.registry, n.logger); err != nil {
 		return listenError(err)
 	}
 	return nil

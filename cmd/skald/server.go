@@ -118,6 +118,9 @@ func (c *serverConfig) validate() error {
 	if err := c.memory.Validate(); err != nil {
 		return fmt.Errorf("-%w", err)
 	}
+	if err := c.grpc.Validate(); err != nil {
+		return fmt.Errorf("-%w", err)
+	}
 	if err := c.querier.Validate(); err != nil {
 		return err
 	}

@@ -2,7 +2,7 @@
 // start the real binary as separate processes, push and tail through the public doors,
 // kill what they like, and ask afterwards whether every line is there, once, and whether
 // every place that may hold it gives the same answer. It holds tests only, and reaches the
-// system through HTTP, the command line and signals alone, as users do.
+// system through HTTP, gRPC, the command line and signals alone, as users do.
 //
 // Environment:
 //

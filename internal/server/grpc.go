@@ -7,13 +7,15 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
-	_ "google.golang.org/grpc/encoding/gzip" // clients may compress
+	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
@@ -31,6 +33,10 @@ type GRPCConfig struct {
 	Listen string
 	// MaxMessage is the largest message received, in bytes.
 	MaxMessage int
+	// MaxReceiving bounds the bytes of all messages being received; 0 is any number.
+	MaxReceiving int64
+	// MaxConnections bounds the open connections; 0 is any number.
+	MaxConnections int
 	// ReceiveTimeout is how long a call's message may be on its way; 0 is any time.
 	ReceiveTimeout time.Duration
 	// Overloaded returns why memory is short, or nil; nil means that it never is.
@@ -54,6 +60,16 @@ func (c *GRPCConfig) RegisterFlags(fs *flag.FlagSet) {
 	fs.StringVar(&c.MemberNames, "grpc.tls.member-names", "", "`names`, separated by commas: only client certificates with one of them may make the calls of ring members; any that grpc.tls.client-ca-file signed by default")
 	fs.DurationVar(&c.ReceiveTimeout, "grpc.receive-timeout", time.Minute, "longest `time` to receive the message of a call, after which the call is ended; 0 is any time")
 	fs.IntVar(&c.MaxMessage, "grpc.max-message-bytes", 100<<20, "largest message received, in `bytes`")
+	fs.Int64Var(&c.MaxReceiving, "grpc.max-receiving-bytes", 256<<20, "`bytes` of all messages being received. Beyond it the calls that have sent most are ended with UNAVAILABLE; 0 is any number")
+	fs.IntVar(&c.MaxConnections, "grpc.max-connections", 2048, "open connections at most. Beyond it the one that has been without calls for longest is closed for a new one; if all have calls, the new one. 0 is any number")
+}
+
+// Validate checks the settings.
+func (c *GRPCConfig) Validate() error {
+	if c.MaxReceiving > 0 && c.MaxReceiving < int64(c.MaxMessage) {
+		return fmt.Errorf("grpc.max-receiving-bytes: got %d, expected at least -grpc.max-message-bytes (%d), or 0 for any number", c.MaxReceiving, c.MaxMessage)
+	}
+	return nil
 }
 
 // DefaultGRPCListen is Loki's port.
@@ -66,13 +82,14 @@ type GRPC struct {
 	listener net.Listener
 	health   *health.Server
 	incoming *receiving
+	conns    *connections
 	logger   *slog.Logger
 	grace    time.Duration
 }
 
 // NewGRPC listens at once, so that a port in use is an error before anything else starts;
 // but for the default port, which nobody asked for, it is a warning and a nil GRPC.
-func NewGRPC(cfg GRPCConfig, logger *slog.Logger) (*GRPC, error) {
+func NewGRPC(cfg GRPCConfig, reg prometheus.Registerer, logger *slog.Logger) (*GRPC, error) {
 	secure, err := cfg.TLS.Config("h2")
 	if err != nil {
 		return nil, err
@@ -89,22 +106,38 @@ func NewGRPC(cfg GRPCConfig, logger *slog.Logger) (*GRPC, error) {
 	if cfg.MemberNames != "" {
 		guard.members = strings.Split(cfg.MemberNames, ",")
 	}
-	incoming := newReceiving(cfg)
+	incoming := newReceiving(cfg, reg)
+	conns := newConnections(cfg.MaxConnections, "grpc", reg)
+	doorman := &doorman{insecure.NewCredentials(), conns, incoming}
+	if secure != nil {
+		doorman.TransportCredentials = credentials.NewTLS(secure)
+	}
 	options := []grpc.ServerOption{
 		grpc.ForceServerCodecV2(rpc.Codec()),
 		grpc.MaxRecvMsgSize(cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxConcurrentStreams(maxStreams),
 		grpc.InTapHandle(incoming.begin),
-		grpc.ChainUnaryInterceptor(incoming.unary, guard.unary),
+		grpc.MaxHeaderListSize(maxHeaders),
+		grpc.ConnectionTimeout(connectTimeout),
+		grpc.SharedWriteBuffer(true),
+		grpc.Creds(doorman),
+		grpc.ChainUnaryInterceptor(guard.unary),
 		grpc.ChainStreamInterceptor(incoming.stream, guard.stream),
 	}
-	if secure != nil {
-		options = append(options, grpc.Creds(credentials.NewTLS(secure)))
-	}
-	g := &GRPC{listener: l, health: health.NewServer(), incoming: incoming, logger: logger, grace: cfg.Grace, Server: grpc.NewServer(options...)}
-	healthpb.RegisterHealthServer(g.Server, g.health)
+	g := &GRPC{listener: l, health: health.NewServer(), incoming: incoming, conns: conns, logger: logger, grace: cfg.Grace, Server: grpc.NewServer(options...)}
+	healthpb.RegisterHealthServer(g, g.health)
 	return g, nil
+}
+
+// RegisterService adds a service, and has its calls' messages counted while they come.
+func (g *GRPC) RegisterService(desc *grpc.ServiceDesc, impl any) {
+	watched := *desc
+	watched.Methods = slices.Clone(desc.Methods)
+	for i := range watched.Methods {
+		watched.Methods[i].Handler = g.incoming.unary(desc.Methods[i].Handler)
+	}
+	g.Server.RegisterService(&watched, impl)
 }
 
 // Addr is the address the server listens on.

@@ -3,13 +3,15 @@ package server
 import (
 	"container/list"
 	"context"
-	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
 )
@@ -19,6 +21,10 @@ import (
 // are refused before they are read while memory is short; those being read then are ended,
 // oldest first, since who sends slowly or sends much is found there; and each has a time to be
 // received in.
+//
+// What such calls hold is bounded at every moment, since a fast sender needs no time for more
+// than there is. gRPC tells the bytes of a connection but not those of a call: what came over a
+// connection since the oldest such call on it began is at least what all such calls on it hold.
 
 const (
 	// maxStreams is how many calls one connection may have under way. A member's connection
@@ -28,36 +34,64 @@ const (
 	maxReceiving = 16384
 	// watchEvery is how often memory and times are looked at while calls are being received.
 	watchEvery = 20 * time.Millisecond
+	// countEvery is after how many bytes what is held is counted anew.
+	countEvery = 1 << 20
 )
 
-var errReceiving = errors.New("the message was not received in time, or memory ran short")
+var errReceiving = status.New(codes.Unavailable, "the message did not come in time, or messages being received take too much memory, try again later")
 
 // receiving are the calls whose first message is on its way.
 type receiving struct {
+	most       int64         // bytes of them; 0 is any number
 	timeout    time.Duration // 0 is any
 	overloaded func() error
+	ended      prometheus.Counter
+	uncounted  atomic.Int64 // bytes that have come since the last count
 	mu         struct {
 		sync.Mutex
 		calls *list.List // of *receivedCall, oldest first
+		count uint64     // of counts
 	}
 }
 
 type receivedCall struct {
 	began  time.Time
-	cancel context.CancelCauseFunc
-	forget func() bool // takes back that the call's end removes it
+	cancel context.CancelFunc
+	answer answerable // nil until somebody receives
 	place  *list.Element
+	conn   *countedConn
+	from   int64 // of what has come over conn
+}
+
+// answerable is what gRPC's streams are besides. A call whose context ends is answered with
+// CANCELED, which tells a client nothing.
+type answerable interface {
+	WriteStatus(*status.Status) error
 }
 
 type receivedKey struct{}
 
-func newReceiving(cfg GRPCConfig) *receiving {
-	r := &receiving{timeout: cfg.ReceiveTimeout, overloaded: cfg.Overloaded}
+func newReceiving(cfg GRPCConfig, reg prometheus.Registerer) *receiving {
+	r := &receiving{most: cfg.MaxReceiving, timeout: cfg.ReceiveTimeout, overloaded: cfg.Overloaded}
 	if r.overloaded == nil {
 		r.overloaded = func() error { return nil }
 	}
 	r.mu.calls = list.New()
+	r.ended = prometheus.NewCounter(prometheus.CounterOpts{
+		Name: "skald_grpc_ended_messages_total", Help: "gRPC calls ended while their message was being received: memory was short, or they took too long.",
+	})
+	reg.MustRegister(r.ended, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "skald_grpc_receiving_bytes", Help: "At most so many bytes of gRPC messages being received are in memory.",
+	}, func() float64 { return float64(r.now()) }))
 	return r
+}
+
+// now is what all calls hold at most.
+func (r *receiving) now() int64 {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	held, _ := r.held()
+	return held
 }
 
 // begin is asked when a call's headers are there, before its message is read.
@@ -67,44 +101,132 @@ func (r *receiving) begin(ctx context.Context, info *tap.Info) (context.Context,
 			return nil, status.Error(codes.Unavailable, err.Error())
 		}
 	}
-	c := &receivedCall{began: time.Now()}
-	ctx, c.cancel = context.WithCancelCause(context.WithValue(ctx, receivedKey{}, c))
+	from, _ := peer.FromContext(ctx)
+	conn := from.Addr.(countedAddr).conn // the doorman lets in no other
+	c := &receivedCall{began: time.Now(), conn: conn, from: conn.read.Load()}
+	ctx, c.cancel = context.WithCancel(context.WithValue(ctx, receivedKey{}, c))
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.mu.calls.Len() >= maxReceiving {
-		c.cancel(nil)
+		c.cancel()
 		return nil, status.Errorf(codes.Unavailable, "%d calls are sending their message already, try again later", maxReceiving)
 	}
 	c.place = r.mu.calls.PushBack(c)
-	c.forget = context.AfterFunc(ctx, func() { r.remove(c) })
+	conn.call(1)
+	context.AfterFunc(ctx, func() {
+		r.remove(c)
+		conn.call(-1)
+	})
 	return ctx, nil
 }
 
-// done notes that a call's message is there; for a stream, that it has begun.
-func (r *receiving) done(ctx context.Context) {
-	if c, ok := ctx.Value(receivedKey{}).(*receivedCall); ok {
-		c.forget()
-		r.remove(c)
+// message receives a call's first message.
+func (r *receiving) message(ctx context.Context, receive func() error) error {
+	c, ok := ctx.Value(receivedKey{}).(*receivedCall)
+	if !ok {
+		return receive()
 	}
+	r.mu.Lock()
+	ended := c.place == nil
+	c.answer, _ = grpc.ServerTransportStreamFromContext(ctx).(answerable)
+	r.mu.Unlock()
+	if ended {
+		return errReceiving.Err()
+	}
+	defer r.remove(c)
+	return receive()
 }
 
 func (r *receiving) remove(c *receivedCall) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.drop(c)
+}
+
+// drop takes a call off the list; called with mu held.
+func (r *receiving) drop(c *receivedCall) {
 	if c.place != nil {
 		r.mu.calls.Remove(c.place)
 		c.place = nil
 	}
 }
 
-func (r *receiving) unary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, next grpc.UnaryHandler) (any, error) {
-	r.done(ctx)
-	return next(ctx, req)
+// end ends a call; called with mu held.
+func (r *receiving) end(c *receivedCall) {
+	r.drop(c)
+	r.ended.Inc()
+	if c.answer == nil {
+		return // nobody has begun to receive, and will not
+	}
+	_ = c.answer.WriteStatus(errReceiving) // nobody may be there
+	c.cancel()
+}
+
+// methodHandler is what a grpc.MethodDesc has.
+type methodHandler = func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error)
+
+func (r *receiving) unary(next methodHandler) methodHandler {
+	return func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+		receive := func(msg any) error { return r.message(ctx, func() error { return decode(msg) }) }
+		return next(srv, ctx, receive, intercept)
+	}
 }
 
 func (r *receiving) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServerInfo, next grpc.StreamHandler) error {
-	r.done(stream.Context())
-	return next(srv, stream)
+	return next(srv, &receivedStream{ServerStream: stream, incoming: r})
+}
+
+// receivedStream is a stream whose first message is on its way. Those that follow are answers
+// of a few bytes to what members have sent each other.
+type receivedStream struct {
+	grpc.ServerStream
+	incoming *receiving
+	begun    bool
+}
+
+// RecvMsg receives a message.
+func (s *receivedStream) RecvMsg(msg any) error {
+	if s.begun {
+		return s.ServerStream.RecvMsg(msg)
+	}
+	s.begun = true
+	return s.incoming.message(s.Context(), func() error { return s.ServerStream.RecvMsg(msg) })
+}
+
+// came notes that bytes have come over a connection. While there are too many, nobody's are read.
+func (r *receiving) came(n int) {
+	if r.most <= 0 || r.uncounted.Add(int64(n)) < countEvery {
+		return
+	}
+	r.uncounted.Store(0)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		held, worst := r.held()
+		if held <= r.most || worst == nil {
+			return
+		}
+		r.end(worst)
+	}
+}
+
+// held returns the bytes that all calls may hold, and the one that may hold most; called with
+// mu held.
+func (r *receiving) held() (sum int64, worst *receivedCall) {
+	r.mu.count++
+	var most int64
+	for e := r.mu.calls.Front(); e != nil; e = e.Next() {
+		c := e.Value.(*receivedCall)
+		if c.conn.count == r.mu.count {
+			continue // an older one of its connection stands for it
+		}
+		c.conn.count = r.mu.count
+		n := c.conn.read.Load() - c.from
+		if sum += n; n > most {
+			worst, most = c, n
+		}
+	}
+	return sum, worst
 }
 
 // watch ends calls until ctx ends.
@@ -140,8 +262,6 @@ func (r *receiving) cut(now time.Time) {
 		}
 		most--
 		e = e.Next()
-		r.mu.calls.Remove(c.place)
-		c.place = nil
-		c.cancel(errReceiving)
+		r.end(c)
 	}
 }

@@ -8,15 +8,18 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/encoding/gzip"
 	"google.golang.org/grpc/status"
 
 	"github.com/skaldlog/skald/internal/rpc"
@@ -24,8 +27,11 @@ import (
 
 func pushServer(t *testing.T, cfg GRPCConfig) *GRPC {
 	t.Helper()
-	cfg.Listen, cfg.MaxMessage, cfg.Grace = "127.0.0.1:0", 100<<20, time.Second
-	g, err := NewGRPC(cfg, slog.New(slog.DiscardHandler))
+	cfg.Listen, cfg.Grace = "127.0.0.1:0", time.Second
+	if cfg.MaxMessage == 0 {
+		cfg.MaxMessage = 100 << 20
+	}
+	g, err := NewGRPC(cfg, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -105,15 +111,8 @@ func TestGRPCMessagesWhileMemoryIsShort(t *testing.T) {
 		}
 		return nil
 	}})
-	conn, err := grpc.NewClient(g.Addr().String(), grpc.WithTransportCredentials(insecure.NewCredentials()), grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = conn.Close() })
-	push := func() error {
-		var answer rpc.RawMessage
-		return conn.Invoke(t.Context(), "/test/Push", &rpc.RawMessage{1}, &answer)
-	}
+	conn := dialTest(t, g)
+	push := func() error { return pushTest(t, conn, 1) }
 	var hostile []func() error
 	for range 20 {
 		hostile = append(hostile, stall(t, g.Addr().String()))
@@ -141,5 +140,94 @@ func TestGRPCReceiveTimeout(t *testing.T) {
 	g := pushServer(t, GRPCConfig{ReceiveTimeout: time.Millisecond})
 	if err := stall(t, g.Addr().String())(); err != nil {
 		t.Fatalf("the call was not ended: %v", err)
+	}
+}
+
+func dialTest(t *testing.T, g *GRPC, options ...grpc.DialOption) *grpc.ClientConn {
+	t.Helper()
+	conn, err := grpc.NewClient(g.Addr().String(), append(options, grpc.WithTransportCredentials(insecure.NewCredentials()),
+		grpc.WithDefaultCallOptions(grpc.ForceCodecV2(rpc.Codec())))...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
+}
+
+func pushTest(t *testing.T, conn *grpc.ClientConn, bytes int, options ...grpc.CallOption) error {
+	msg, answer := make(rpc.RawMessage, bytes), rpc.RawMessage(nil)
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	defer cancel()
+	return conn.Invoke(ctx, "/test/Push", &msg, &answer, options...)
+}
+
+// stallingConn sends so many bytes, and then nothing until it is closed.
+type stallingConn struct {
+	net.Conn
+	left   int
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (c *stallingConn) Write(p []byte) (int, error) {
+	if c.left -= len(p); c.left < 0 {
+		<-c.closed
+		return 0, net.ErrClosed
+	}
+	return c.Conn.Write(p)
+}
+
+func (c *stallingConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// Messages being received hold no more than they may together: who has sent most is ended, and
+// told so.
+func TestGRPCBytesBeingReceived(t *testing.T) {
+	g := pushServer(t, GRPCConfig{MaxReceiving: 8 << 20})
+	stalling := dialTest(t, g, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+		var d net.Dialer
+		conn, err := d.DialContext(ctx, "tcp", addr)
+		return &stallingConn{Conn: conn, left: 6 << 20, closed: make(chan struct{})}, err
+	}))
+	ended := make(chan error, 1)
+	go func() { ended <- pushTest(t, stalling, 7<<20) }()
+	for g.incoming.now() < 5<<20 {
+		time.Sleep(time.Millisecond)
+	}
+	honest := dialTest(t, g)
+	if err := pushTest(t, honest, 1<<20); err != nil {
+		t.Errorf("while there is room: %v", err)
+	}
+	if err := pushTest(t, honest, 4<<20); err != nil {
+		t.Errorf("beside one that has sent more: %v", err)
+	}
+	if err := <-ended; status.Code(err) != codes.Unavailable || status.Convert(err).Message() != errReceiving.Message() {
+		t.Errorf("who had sent most got %v", err)
+	}
+	if err := pushTest(t, honest, 20<<20); status.Code(err) != codes.Unavailable {
+		t.Errorf("a message above the bound: %v", err)
+	}
+	for range 20 { // more than the bound, one after the other
+		if err := pushTest(t, honest, 1<<20); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := g.incoming.now(); n != 0 {
+		t.Errorf("%d bytes are being received when nobody sends", n)
+	}
+}
+
+// A packed message gives its place back, whether it could be unpacked or not.
+func TestGRPCPackedMessages(t *testing.T) {
+	conn := dialTest(t, pushServer(t, GRPCConfig{MaxMessage: 1 << 20}))
+	for range 3 {
+		if err := pushTest(t, conn, 1<<19, grpc.UseCompressor(gzip.Name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := pushTest(t, conn, 2<<20, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
+			t.Fatalf("a message that is too large: %v", err)
+		}
 	}
 }

@@ -176,7 +176,7 @@ func TestGRPCAsksToo(t *testing.T) {
 	g, err := NewGRPC(GRPCConfig{
 		Listen: "127.0.0.1:0", MaxMessage: 1 << 20, AuthEnabled: true, Credentials: openCredentials(t), Grace: time.Second,
 		TLS: tlsconf.Server{Cert: cert, Key: key, ClientCA: ca.File, ClientOptional: true}, MemberNames: "skald",
-	}, slog.New(slog.DiscardHandler))
+	}, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -37,6 +37,8 @@ type Config struct {
 	ReadTimeout time.Duration
 	// IdleTimeout closes connections that no request used for so long.
 	IdleTimeout time.Duration
+	// MaxConnections bounds the open connections; 0 is any number.
+	MaxConnections int
 	// ShutdownTimeout is how long requests in flight may take once the server stops.
 	ShutdownTimeout time.Duration
 	// TLS turns TLS on, and may ask for client certificates.
@@ -51,6 +53,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.BoolVar(&c.AuthEnabled, "auth.enabled", false, "require the tenant header X-Scope-OrgID; without, all data belongs to tenant \"fake\"")
 	fs.DurationVar(&c.ReadTimeout, "http.read-timeout", time.Minute, "longest time to read one request with its body, which must also come at 16 KiB/s on average after ten seconds")
 	fs.DurationVar(&c.IdleTimeout, "http.idle-timeout", 2*time.Minute, "close connections unused for so long")
+	fs.IntVar(&c.MaxConnections, "http.max-connections", 8192, "open connections at most. Beyond it the one that has been idle for longest is closed for a new one; if none is idle, the new one. 0 is any number")
 	c.TLS.RegisterFlags(fs, "http")
 	fs.DurationVar(&c.ShutdownTimeout, "http.shutdown-timeout", 10*time.Second, "how long requests in flight may take when the server stops")
 }
@@ -61,7 +64,7 @@ type Server struct {
 	logger   *slog.Logger
 	mux      *http.ServeMux
 	routes   []Route
-	listener net.Listener
+	listener boundedListener
 	tls      *tls.Config // nil without TLS
 	requests *prometheus.HistogramVec
 	inflight prometheus.Gauge
@@ -78,7 +81,8 @@ func New(cfg Config, reg *prometheus.Registry, logger *slog.Logger) (*Server, er
 		return nil, fmt.Errorf("-http.listen=%s: %w", cfg.Listen, err)
 	}
 	s := &Server{
-		cfg: cfg, logger: logger, mux: http.NewServeMux(), listener: l, tls: secure,
+		cfg: cfg, logger: logger, mux: http.NewServeMux(), tls: secure,
+		listener: boundedListener{l, newConnections(cfg.MaxConnections, "http", reg)},
 		requests: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "skald_http_request_seconds", Help: "Time to answer HTTP requests, by route and status.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 9),
@@ -138,6 +142,7 @@ func (s *Server) Run(ctx context.Context) error {
 		ReadTimeout:       s.cfg.ReadTimeout,
 		IdleTimeout:       s.cfg.IdleTimeout,
 		MaxHeaderBytes:    1 << 20,
+		ConnState:         s.listener.conns.follow,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 	served := make(chan error, 1)
