@@ -43,6 +43,7 @@ type placer struct {
 	distributors  int // 0 until somebody asks
 
 	groups []*group // of this chunk
+	size   int      // of this chunk, in bytes
 	*placerScratch
 }
 
@@ -74,8 +75,7 @@ func (p *placer) next(streams []model.Stream) bool {
 		p.placerScratch = placerScratches.Get().(*placerScratch)
 	}
 	clear(p.bySet)
-	p.groups = nil
-	size := 0
+	p.groups, p.size = nil, 0
 	for ; p.stream < len(streams); p.stream, p.entry = p.stream+1, 0 {
 		s := &streams[p.stream]
 		if len(s.Entries) == 0 {
@@ -87,7 +87,7 @@ func (p *placer) next(streams []model.Stream) bool {
 			shards, perShard = most, p.perShard(s, most)
 		}
 		for p.entry < len(s.Entries) {
-			if size >= chunkBytes {
+			if p.size >= chunkBytes {
 				return true
 			}
 			n, bytes := cut(s.Entries[p.entry:], perShard)
@@ -99,7 +99,7 @@ func (p *placer) next(streams []model.Stream) bool {
 			}
 			p.add(model.Stream{Labels: s.Labels, Entries: entries, Hash: hash}, ring.Token(p.tenant, hash, shard))
 			p.entry += n
-			size += bytes
+			p.size += bytes
 		}
 	}
 	return false

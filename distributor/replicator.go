@@ -17,6 +17,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/turns"
 )
 
 // ReplicatorConfig says how entries are spread over ingesters.
@@ -31,6 +32,9 @@ type ReplicatorConfig struct {
 	QueuePushes int
 	// MemoryBytes bounds what is on its way to all ingesters. Beyond it pushes are refused.
 	MemoryBytes int64
+	// Turns are the turns to keep a core busy that this process hands out; nil means that
+	// it is the replicator's alone.
+	Turns *turns.Queue
 	// Compression of entries on their way.
 	Compression remote.Compression
 }
@@ -118,6 +122,9 @@ type Replicator struct {
 func NewReplicator(cfg ReplicatorConfig, cluster Cluster, lim limits.Source, reg prometheus.Registerer, logger *slog.Logger) (*Replicator, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, err
+	}
+	if cfg.Turns == nil {
+		cfg.Turns = turns.ForCores()
 	}
 	r := &Replicator{cfg: cfg, cluster: cluster, limits: lim, logger: logger}
 	r.base, r.cancel = context.WithCancel(context.Background())
@@ -244,7 +251,12 @@ func (r *Replicator) deliver(ctx context.Context, place *placer, failed *failure
 	if len(place.groups) == 0 {
 		return nil
 	}
+	var t turn
+	if err := t.begin(ctx, r.cfg.Turns, place.tenant, place.size); err != nil {
+		return err
+	}
 	d, err := r.newDelivery(place)
+	t.end()
 	if err != nil {
 		return err
 	}

@@ -7,8 +7,8 @@ import (
 	"github.com/skaldlog/skald/internal/turns"
 )
 
-// turn is the right to keep a core busy with a push that has arrived, until it has been
-// decoded and judged. The zero value is none.
+// turn is the right to keep a core busy with a push: from when it has arrived until it has been
+// decoded and judged, and in a ring once more to encode it. The zero value is none.
 type turn struct{ leave func() }
 
 // turnBytes of a body are about half a millisecond of work. Smaller pushes take no turn: they

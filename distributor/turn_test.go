@@ -111,3 +111,34 @@ func TestTenantGetsHalfOfTheMemory(t *testing.T) {
 		t.Errorf("in the end %d are reserved, %d and %d of them for the tenants", b.used.Load(), greedy.Load(), modest.Load())
 	}
 }
+
+// TestLargePushesAreEncodedInTurns does the same with a replicator.
+func TestLargePushesAreEncodedInTurns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		q := turns.New(1, 10, turns.AnyNumber)
+		w := newWorld(t, 3, 3, func(c *ReplicatorConfig, _ *Cluster) { c.Turns = q })
+		defer w.end(t)
+		leave, err := q.Enter(t.Context(), "other", turns.Queries)
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- w.Push(t.Context(), "t", someStreams(turnBytes/16, 0)) }()
+		synctest.Wait()
+		if err := w.Push(t.Context(), "t", someStreams(5, 1)); err != nil {
+			t.Errorf("the small push: %v", err)
+		}
+		select {
+		case err := <-done:
+			t.Fatalf("the large push had no turn: %v", err)
+		default:
+		}
+		leave()
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if _, held := q.Sizes(); held != 0 {
+			t.Error("a push that is stored keeps its turn")
+		}
+	})
+}

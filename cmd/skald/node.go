@@ -68,7 +68,7 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	cfg.fitMemory(memory.Limit(), logger)
 	cfg.fitFiles(openFiles(), logger)
 	cfg.distributor.Turns = turns.ForCores()
-	cfg.querier.Turns = cfg.distributor.Turns
+	cfg.querier.Turns, cfg.replicator.Turns = cfg.distributor.Turns, cfg.distributor.Turns
 	n.cfg = cfg
 	n.cfg.distributor.Overloaded, n.cfg.remoteServer.Overloaded, n.cfg.querier.Overloaded = memory.Check, memory.Check, memory.Check
 	n.cfg.grpc.Overloaded = memory.Check

@@ -198,3 +198,50 @@ func TestDivisionByZeroIsNaN(t *testing.T) {
 		}
 	}
 }
+
+// oneTurn hands out one turn at a time.
+type oneTurn struct {
+	scan.Selector
+	place chan struct{}
+	n     *int // turns so far; guarded by place
+}
+
+func (s oneTurn) Turn(ctx context.Context) (leave func(), err error) {
+	select {
+	case s.place <- struct{}{}:
+		*s.n++
+		return func() { <-s.place }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// TestLargeVectorsTakeTurns counts the turns of queries over many series: one more for each
+// operation. Who has a turn waits for no other.
+func TestLargeVectorsTakeTurns(t *testing.T) {
+	turns := func(series int, query string) (n int) {
+		t.Helper()
+		src := oneTurn{source(series), make(chan struct{}, 1), &n}
+		_, err := engine.New(engine.Options{}).Query(t.Context(), src, engine.Limits{MaxSeries: -1, Timeout: time.Minute},
+			engine.Params{Query: query, Start: 0, End: 99e9, Step: time.Second})
+		if err != nil {
+			t.Fatalf("%s: %v", query, err)
+		}
+		return n
+	}
+	const rate, many, few = `rate({app="a"}[1m])`, 200, 2
+	for query, more := range map[string]int{
+		"max by (pod) (" + rate + ")": 1, rate + " / " + rate: 1,
+		`label_replace(` + rate + `, "a", "$1", "pod", "(.*)")`: 1, "max by (pod) (" + rate + ") * 2": 2,
+	} {
+		if got := turns(many, query) - turns(many, rate); got != more {
+			t.Errorf("%s: %d turns more than %s, want %d", query, got, rate, more)
+		}
+		if got := turns(few, query) - turns(few, rate); got != 0 {
+			t.Errorf("%s: %d turns for few series", query, got)
+		}
+	}
+	if got := turns(many, rate) - turns(few, rate); got < 1 {
+		t.Error("many series become a result without a turn")
+	}
+}

@@ -106,6 +106,11 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 		if v.scalar {
 			return vector{}, errNumber
 		}
+		leave, err := ev.turn(ctx, v)
+		if err != nil {
+			return vector{}, err
+		}
+		defer leave()
 		v.series, err = labelReplace(x, v.series)
 		return v, err
 	case *syntax.BinOp:
@@ -116,6 +121,11 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 		if err := g.Wait(); err != nil {
 			return vector{}, err
 		}
+		leave, err := ev.turn(ctx, lhs, rhs)
+		if err != nil {
+			return vector{}, err
+		}
+		defer leave()
 		return binary(x, lhs, rhs, ev.points)
 	case *syntax.Variants:
 		return ev.variants(ctx, x)
@@ -125,6 +135,21 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 
 // errNumber is for a number where series are needed, in the words that clients know.
 var errNumber = errors.New("unexpected expr type (*syntax.LiteralExpr) for Evaluator type (*logql.DefaultEvaluator)")
+
+// shortWork are so few values that computing with them needs no turn: a fraction of a millisecond.
+const shortWork = 16 << 10
+
+// turn waits for the right to compute with vectors, and returns the function that ends it.
+func (ev *evaluation) turn(ctx context.Context, vectors ...vector) (leave func(), err error) {
+	series := 0
+	for _, v := range vectors {
+		series += len(v.series)
+	}
+	if series*ev.points < shortWork {
+		return func() {}, nil
+	}
+	return scan.TakeTurn(ctx, ev.src)
+}
 
 // constant is a series without labels that has the value at every step.
 func (ev *evaluation) constant(v float64) scan.Series {
@@ -146,6 +171,11 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 		if err != nil {
 			return vector{}, err
 		}
+		leave, err := ev.turn(ctx, vector{series: series})
+		if err != nil {
+			return vector{}, err
+		}
+		defer leave()
 		// Rows whose errors the query wants to see kept all their labels.
 		series, err = aggregate(x.Op, x.Grouping, series, ev.points)
 		return vector{series: series}, err
@@ -157,6 +187,11 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 	if v.scalar {
 		return vector{}, errNumber
 	}
+	leave, err := ev.turn(ctx, v)
+	if err != nil {
+		return vector{}, err
+	}
+	defer leave()
 	switch x.Op {
 	case "sort", "sort_desc":
 		if ev.p.Instant {

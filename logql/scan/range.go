@@ -116,7 +116,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 		return nil, s.explain(ctx, src, err)
 	}
 	for _, w := range workers[1:] {
-		leave, err := takeTurn(ctx, src)
+		leave, err := TakeTurn(ctx, src)
 		if err != nil {
 			return nil, err
 		}
@@ -155,7 +155,7 @@ func (s *rangeScan) results(ctx context.Context, src Selector, total *rangeWorke
 				if end-perTurn >= len(all) {
 					return nil
 				}
-				leave, err := takeTurn(ctx, src)
+				leave, err := TakeTurn(ctx, src)
 				if err != nil {
 					return err
 				}

@@ -50,7 +50,8 @@ type TurnTaker interface {
 	Turn(ctx context.Context) (leave func(), err error)
 }
 
-func takeTurn(ctx context.Context, src Selector) (leave func(), err error) {
+// TakeTurn waits for a turn where there are any, and returns the function that ends it.
+func TakeTurn(ctx context.Context, src Selector) (leave func(), err error) {
 	if t, ok := src.(TurnTaker); ok {
 		return t.Turn(ctx)
 	}
