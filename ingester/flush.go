@@ -280,30 +280,16 @@ func (i *Ingester) writeTable(ctx context.Context, g *generation, t *table) (fil
 	return files, nil
 }
 
-// manyStreams is from how many streams on their order is kept for the next memtable.
-const manyStreams = 1 << 10
-
 // sortStreams sorts the streams of a table that is being flushed, with the help of the
-// order in the one before.
+// order in those before.
 func (i *Ingester) sortStreams(t *table) {
 	tenant := i.lockTenant(t.tenant)
 	tenant.mu.Unlock()
-	var before []memStream
-	if p := tenant.flushed.Load(); p != nil {
-		before = *p
+	order := t.sortStreams(tenant.flushed.Load())
+	if len(order.streams) < manyStreams {
+		order = nil
 	}
-	t.sortStreams(before)
-	var flushed *[]memStream
-	if order := *t.order.Load(); len(order) >= manyStreams {
-		sorted := make([]memStream, len(order))
-		t.mu.RLock()
-		for n, id := range order {
-			sorted[n] = t.mu.streams[id]
-		}
-		t.mu.RUnlock()
-		flushed = &sorted
-	}
-	tenant.flushed.Store(flushed)
+	tenant.flushed.Store(order)
 }
 
 // segmentFile is a segment being written.

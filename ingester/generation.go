@@ -63,10 +63,10 @@ func (g *generation) table(name model.Tenant) *table {
 func (i *Ingester) appendTo(g *generation, t *tenant, streams []model.Stream, hashes []uint64) {
 	table := g.table(t.name)
 	if table == nil {
-		// Half of the streams of the one before are likely to come again.
+		// It is likely to have as many streams as the one before.
 		expected := 0
 		if before := t.flushed.Load(); before != nil {
-			expected = len(*before) / 2
+			expected = before.last
 		}
 		g.mu.Lock()
 		if table = g.mu.tables[t.name]; table == nil {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"sort"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/prometheus/prometheus/model/labels"
@@ -51,45 +52,81 @@ func (s *snapshot) sortedStreams() []uint32 {
 	return order
 }
 
-// sortStreams sorts the streams of a table that is complete. Most of them were in the
-// tenant's table before, whose order is given: those need no comparing, which with a
-// hundred thousand streams is most of what a small memtable costs.
-func (t *table) sortStreams(before []memStream) {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	streams := t.mu.streams
-	order := make([]uint32, 0, len(streams))
-	placed := make([]bool, len(streams))
-	for i := range before {
-		if at := t.find(before[i].labels, before[i].hash); at != 0 {
-			order = append(order, at-1)
-			placed[at-1] = true
-		}
-	}
-	compare := func(a, b uint32) int { return labels.Compare(streams[a].labels, streams[b].labels) }
-	var fresh []uint32
-	for id, ok := range placed {
-		if !ok {
-			fresh = append(fresh, uint32(id))
-		}
-	}
-	slices.SortFunc(fresh, compare)
-	order = mergeSorted(order, fresh, compare)
-	t.order.Store(&order)
+// streamOrder is what is kept of a tenant's memtables to sort the next one: a table of a hundred
+// thousand streams has a row or none of each, so every table has other ones than that before.
+type streamOrder struct {
+	streams []orderedStream // sorted by labels
+	last    int             // how many of them the newest table had
 }
 
-// mergeSorted merges two sorted lists, using the room behind the first.
-func mergeSorted(a, b []uint32, compare func(a, b uint32) int) []uint32 {
-	n, m := len(a), len(b)
-	a = append(a, b...)
-	for at := len(a) - 1; m > 0; at-- {
-		if n > 0 && compare(a[n-1], b[m-1]) > 0 {
-			n--
-			a[at] = a[n]
-		} else {
-			m--
-			a[at] = b[m]
+type orderedStream struct {
+	labels labels.Labels
+	hash   uint64
+	at     uint32 // 1 + its number in the table being sorted, 0 when it is not there
+	missed uint8  // tables since the last one that had it
+}
+
+// mostMissed is after how many tables without it a stream is no longer kept in the order.
+const mostMissed = 16
+
+// manyStreams is from how many streams on their order is kept for the next memtable.
+const manyStreams = 1 << 10
+
+// sortStreams sorts the streams of a table that is complete. Most of them are in the order of
+// the tables before: those need no comparing, which with a hundred thousand streams is most of
+// what a small memtable costs. It returns the order for the next table;
+// before stays as it is, and may be nil.
+func (t *table) sortStreams(before *streamOrder) *streamOrder {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	var all []orderedStream
+	placed := make([]bool, len(t.mu.streams))
+	if before != nil {
+		all = make([]orderedStream, 0, len(before.streams)+max(0, len(placed)-before.last))
+		for _, s := range before.streams {
+			if s.at = t.find(s.labels, s.hash); s.at != 0 {
+				s.missed = 0
+				placed[s.at-1] = true
+			} else if s.missed++; s.missed > mostMissed {
+				continue
+			}
+			all = append(all, s)
 		}
+	}
+	var fresh []orderedStream
+	for id, ok := range placed {
+		if s := &t.mu.streams[id]; !ok {
+			fresh = append(fresh, orderedStream{labels: s.labels, hash: s.hash, at: uint32(id + 1)})
+		}
+	}
+	slices.SortFunc(fresh, func(a, b orderedStream) int { return labels.Compare(a.labels, b.labels) })
+	all = mergeOrdered(all, fresh)
+	order := make([]uint32, 0, len(placed))
+	for i := range all {
+		if all[i].at != 0 {
+			order = append(order, all[i].at-1)
+		}
+	}
+	t.order.Store(&order)
+	return &streamOrder{streams: all, last: len(order)}
+}
+
+// mergeOrdered merges two sorted lists that have no stream in common, using the room behind the
+// first. Where the second has few streams, those of the first between them are not looked at.
+func mergeOrdered(a, b []orderedStream) []orderedStream {
+	n := len(a)
+	a = append(a, b...)
+	for m := len(b); m > 0; m-- {
+		after := func(at int) bool { return labels.Compare(a[at].labels, b[m-1].labels) > 0 }
+		// From the end in ever longer steps, then between the last two.
+		high, step := n, 1
+		for high >= step && after(high-step) {
+			high, step = high-step, 2*step
+		}
+		low := max(0, high-step)
+		at := low + sort.Search(high-low, func(i int) bool { return after(low + i) })
+		copy(a[at+m:], a[at:n])
+		a[at+m-1], n = b[m-1], at
 	}
 	return a
 }

@@ -26,13 +26,15 @@ func TestSortStreamsAfterAnEarlierTable(t *testing.T) {
 	}
 	for seed := range uint64(200) {
 		rng := rand.New(rand.NewPCG(seed, 1))
-		earlier, later := fill(rng), fill(rng)
-		earlier.sortStreams(nil)
-		var before []memStream
-		for _, id := range *earlier.order.Load() {
-			before = append(before, earlier.mu.streams[id])
+		var before *streamOrder
+		for range rng.IntN(2 * mostMissed) {
+			before = fill(rng).sortStreams(before)
 		}
-		later.sortStreams(before)
+		later := fill(rng)
+		after := later.sortStreams(before)
+		if !slices.IsSortedFunc(after.streams, func(a, b orderedStream) int { return cmp.Or(labels.Compare(a.labels, b.labels), -1) }) {
+			t.Fatalf("seed %d: the order that is kept is not sorted: %v", seed, after)
+		}
 		var got, want []string
 		for _, id := range later.snapshot().sortedStreams() {
 			got = append(got, later.mu.streams[id].labels.String())

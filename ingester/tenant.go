@@ -20,8 +20,8 @@ import (
 // live tails.
 type tenant struct {
 	name model.Tenant
-	// flushed are the streams of the memtable flushed last, sorted; nil when they were few.
-	flushed atomic.Pointer[[]memStream]
+	// flushed has the streams of the memtables flushed last, sorted; nil when they are few.
+	flushed atomic.Pointer[streamOrder]
 
 	mu struct {
 		sync.Mutex
