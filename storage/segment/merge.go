@@ -44,6 +44,7 @@ func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptio
 		opts.Streams = max(opts.Streams, r.footer.streams)
 	}
 	m := &merger{w: NewWriter(out, opts.WriterOptions), opts: &opts}
+	m.w.labels.own = true
 	defer m.release()
 	all := &vocabulary{numbers: make(map[string]uint32)}
 	for i, r := range inputs {

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"slices"
+	"strings"
 	"sync/atomic"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -27,57 +28,63 @@ import (
 
 // streamEntry is what a writer keeps of a stream.
 type streamEntry struct {
-	labels      labels.Labels
 	rows, bytes int64
 	first, last int64
 }
 
 // labelTable has the labels of a writer's streams in numbers, from which the stream table and
-// the postings are made.
+// the postings are made. Streams are added as they are written, when their labels are in the
+// processor's cache, and need not be kept.
 type labelTable struct {
 	words []string // distinct names and values
 	pairs []uint32 // the word of a name and of its value, of all streams
 	ends  []uint32 // where each stream's pairs end in pairs
+
+	numbers map[string]uint32 // of words
+	start   int               // where the last stream's pairs start
+	streams int               // how many are expected
+	// own has words copied, for streams whose labels nobody else keeps: a word alone would keep
+	// all labels of its stream.
+	own bool
 }
 
-// tabulate numbers names and values as they come. A hundred thousand streams have a million
-// labels, most of which the stream before has too, so those are not looked up.
-func tabulate(streams []streamEntry) *labelTable {
-	t := &labelTable{ends: make([]uint32, 0, len(streams))}
-	if len(streams) > 0 {
-		t.pairs = make([]uint32, 0, 2*streams[0].labels.Len()*len(streams))
+func newLabelTable(streams int) labelTable {
+	return labelTable{numbers: make(map[string]uint32, streams), streams: streams, ends: make([]uint32, 0, streams)}
+}
+
+// add adds a stream, and numbers names and values as they come. A hundred thousand streams have
+// a million labels, most of which the stream before has too, so those are not looked up.
+func (t *labelTable) add(ls labels.Labels) {
+	if len(t.ends) == 0 {
+		t.pairs = make([]uint32, 0, 2*ls.Len()*t.streams)
 	}
-	numbers := make(map[string]uint32, len(streams))
-	number := func(s string) uint32 {
-		n, ok := numbers[s]
-		if !ok {
-			n = uint32(len(t.words))
-			numbers[s] = n
-			t.words = append(t.words, s)
+	from, before := len(t.pairs), t.start
+	ls.Range(func(l labels.Label) {
+		known := before < from && t.words[t.pairs[before]] == l.Name
+		switch {
+		case known && t.words[t.pairs[before+1]] == l.Value:
+			t.pairs = append(t.pairs, t.pairs[before], t.pairs[before+1])
+		case known:
+			t.pairs = append(t.pairs, t.pairs[before], t.number(l.Value))
+		default:
+			t.pairs = append(t.pairs, t.number(l.Name), t.number(l.Value))
 		}
-		return n
-	}
-	var before, current []labels.Label
-	start := 0 // of the stream before
-	for i := range streams {
-		current = current[:0]
-		streams[i].labels.Range(func(l labels.Label) { current = append(current, l) })
-		from := len(t.pairs)
-		for k, l := range current {
-			known := k < len(before) && before[k].Name == l.Name
-			switch {
-			case known && before[k].Value == l.Value:
-				t.pairs = append(t.pairs, t.pairs[start+2*k], t.pairs[start+2*k+1])
-			case known:
-				t.pairs = append(t.pairs, t.pairs[start+2*k], number(l.Value))
-			default:
-				t.pairs = append(t.pairs, number(l.Name), number(l.Value))
-			}
+		before += 2
+	})
+	t.ends, t.start = append(t.ends, uint32(len(t.pairs))), from
+}
+
+func (t *labelTable) number(s string) uint32 {
+	n, ok := t.numbers[s]
+	if !ok {
+		if t.own {
+			s = strings.Clone(s)
 		}
-		t.ends = append(t.ends, uint32(len(t.pairs)))
-		start, before, current = from, current, before
+		n = uint32(len(t.words))
+		t.numbers[s] = n
+		t.words = append(t.words, s)
 	}
-	return t
+	return n
 }
 
 func appendStreams(dst []byte, streams []streamEntry, t *labelTable, minTime int64) []byte {

@@ -148,12 +148,12 @@ func (v *verifier) checkTable() {
 
 // checkPostings compares the postings with those that the stream table implies.
 func (v *verifier) checkPostings(ctx context.Context) error {
-	streams := make([]streamEntry, v.t.len())
+	streams := v.t.len()
+	table := newLabelTable(streams)
 	for i := range streams {
-		streams[i].labels = v.t.get(i).labels
+		table.add(v.t.get(i).labels)
 	}
-	table := tabulate(streams)
-	builder := buildPostings(table)
+	builder := buildPostings(&table)
 	names := builder.names()
 	if len(names) != len(v.r.index.postings) {
 		v.problemf("postings", "%d label names, the streams have %d", len(v.r.index.postings), len(names))
@@ -167,7 +167,7 @@ func (v *verifier) checkPostings(ctx context.Context) error {
 			}
 			continue
 		}
-		want, err := decodePostings(builder.append(nil, word), len(streams))
+		want, err := decodePostings(builder.append(nil, word), streams)
 		if err != nil {
 			return fmt.Errorf("postings of label %q, made again: %w", name, err)
 		}

@@ -85,7 +85,9 @@ type Writer struct {
 	index   index
 	names   map[string]int // metadata names, provisional numbers
 	streams []streamEntry
-	hash    uint64 // of the last stream
+	labels  labelTable    // of streams
+	last    labels.Labels // of the last stream
+	hash    uint64        // likewise
 	rows    int64
 	bytes   int64
 	minTime int64
@@ -98,7 +100,7 @@ type Writer struct {
 // w needs no buffer.
 func NewWriter(w io.Writer, opts WriterOptions) *Writer {
 	opts.setDefaults()
-	s := &Writer{out: w, opts: opts, names: make(map[string]int), streams: make([]streamEntry, 0, opts.Streams)}
+	s := &Writer{out: w, opts: opts, names: make(map[string]int), labels: newLabelTable(opts.Streams), streams: make([]streamEntry, 0, opts.Streams)}
 	if !opts.NoNeedles {
 		s.needles = new(needleSet)
 	}
@@ -129,7 +131,7 @@ func (w *Writer) append(stream labels.Labels, hash uint64, ts int64, line []byte
 	if w.err != nil {
 		return w.err
 	}
-	fresh := len(w.streams) == 0 || hash != w.hash || !labels.Equal(stream, w.streams[len(w.streams)-1].labels)
+	fresh := len(w.streams) == 0 || hash != w.hash || !labels.Equal(stream, w.last)
 	if err := w.check(fresh, stream, ts, line); err != nil {
 		return w.fail(err)
 	}
@@ -161,8 +163,9 @@ func (w *Writer) append(stream labels.Labels, hash uint64, ts int64, line []byte
 // add adds a row that is not there yet to the block.
 func (w *Writer) add(fresh bool, stream labels.Labels, hash uint64, ts int64, line []byte) {
 	if fresh {
-		w.streams = append(w.streams, streamEntry{labels: stream, first: ts, last: ts})
-		w.hash = hash
+		w.streams = append(w.streams, streamEntry{first: ts, last: ts})
+		w.labels.add(stream)
+		w.last, w.hash = stream, hash
 	}
 	if fresh || w.block.rows() == 0 {
 		w.block.streams++
@@ -204,8 +207,8 @@ func (w *Writer) check(fresh bool, stream labels.Labels, ts int64, line []byte) 
 		return nil
 	}
 	last := &w.streams[len(w.streams)-1]
-	if fresh && labels.Compare(stream, last.labels) <= 0 {
-		return fmt.Errorf("rows out of order: stream %s after %s", stream, last.labels)
+	if fresh && labels.Compare(stream, w.last) <= 0 {
+		return fmt.Errorf("rows out of order: stream %s after %s", stream, w.last)
 	}
 	if !fresh && ts < last.last {
 		return fmt.Errorf("rows out of order: stream %s has time %d after %d", stream, ts, last.last)
@@ -233,11 +236,11 @@ func (w *Writer) Close() (Info, error) {
 	if len(w.group.blocks) > 0 {
 		w.endGroup()
 	}
-	table := tabulate(w.streams)
-	if err := w.writePostings(table); err != nil {
+	w.labels.numbers = nil // every word is known
+	if err := w.writePostings(&w.labels); err != nil {
 		return Info{}, err
 	}
-	ft := w.writeSections(table)
+	ft := w.writeSections(&w.labels)
 	if err := w.flush(); err != nil {
 		return Info{}, err
 	}
