@@ -237,10 +237,10 @@ func (w *Writer) Close() (Info, error) {
 		w.endGroup()
 	}
 	w.labels.numbers = nil // every word is known
-	if err := w.writePostings(&w.labels); err != nil {
+	if err := w.writePostings(); err != nil {
 		return Info{}, err
 	}
-	ft := w.writeSections(&w.labels)
+	ft := w.writeSections()
 	if err := w.flush(); err != nil {
 		return Info{}, err
 	}
@@ -257,14 +257,14 @@ func (w *Writer) small() compression {
 	return compression{codec: CodecZstd, level: max(w.opts.ZstdLevel, ZstdDefault), small: true}
 }
 
-func (w *Writer) writePostings(table *labelTable) error {
-	b := buildPostings(table)
+func (w *Writer) writePostings() error {
+	b := buildPostings(&w.labels)
 	for _, name := range b.names() {
 		w.raw = b.append(w.raw[:0], name)
 		start := len(w.buf)
 		at := place{kind: kindPostings, ordinal: uint32(len(w.index.postings))}
 		w.buf = appendFrame(w.buf, at, w.small(), w.raw)
-		w.index.postings = append(w.index.postings, nameEntry{name: table.words[name], length: len(w.buf) - start})
+		w.index.postings = append(w.index.postings, nameEntry{name: w.labels.words[name], length: len(w.buf) - start})
 		if err := w.flush(); err != nil {
 			return err
 		}
@@ -273,7 +273,7 @@ func (w *Writer) writePostings(table *labelTable) error {
 }
 
 // writeSections appends stream table, block index, footer and trailer to w.buf.
-func (w *Writer) writeSections(table *labelTable) *footer {
+func (w *Writer) writeSections() *footer {
 	section := func(k kind, c compression, raw []byte) int {
 		start := len(w.buf)
 		w.buf = appendFrame(w.buf, place{kind: k}, c, raw)
@@ -283,7 +283,7 @@ func (w *Writer) writeSections(table *labelTable) *footer {
 	ft := &footer{id: w.opts.ID, tenant: string(w.opts.Tenant), level: w.opts.Level, mergedFrom: w.opts.MergedFrom,
 		streams: len(w.streams), blocks: len(w.index.blocks), rows: w.rows, rawBytes: w.bytes,
 		minTime: w.minTime, maxTime: w.maxTime}
-	ft.streamsLen = section(kindStreams, w.small(), appendStreams(w.raw[:0], w.streams, table, w.minTime))
+	ft.streamsLen = section(kindStreams, w.small(), appendStreams(w.raw[:0], w.streams, &w.labels, w.minTime))
 	w.sortNames()
 	ft.indexLen = section(kindIndex, w.small(), w.index.append(w.raw[:0], w.minTime))
 	ft.footerOffset = w.offset + int64(len(w.buf))
