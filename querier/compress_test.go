@@ -5,14 +5,18 @@ import (
 	"compress/gzip"
 	"fmt"
 	"io"
+	"log/slog"
+	"net"
 	"net/http"
 	"net/http/httptest"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 
 	"github.com/skaldlog/skald/internal/turns"
+	"github.com/skaldlog/skald/logql/scan"
 )
 
 // sent is a client; it must not be sent anything in a turn, since it may be slow.
@@ -32,7 +36,7 @@ func (s sent) Write(p []byte) (int, error) {
 // TestCompressInTurns answers small and large, packed and plain, and with no turn to have.
 func TestCompressInTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &Querier{queues: queues{turns: turns.New(1, 10, turns.AnyNumber)}}
+		q := &Querier{queues: queues{turns: turns.New(1, 10, turns.AnyNumber)}, pool: scan.NewPool(0)}
 		var text strings.Builder
 		for n := 0; text.Len() < 5*turnBytes; n++ {
 			fmt.Fprintf(&text, "%d,", n*n*7919)
@@ -41,8 +45,8 @@ func TestCompressInTurns(t *testing.T) {
 			r := httptest.NewRequest(http.MethodGet, "/", nil)
 			r.Header.Set("Accept-Encoding", accept)
 			w := httptest.NewRecorder()
-			q.compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-				if err := writeJSON(w, []byte(body)); err != nil {
+			q.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				if err := q.writeJSON(w, r, []byte(body)); err != nil {
 					t.Error(err)
 				}
 			})).ServeHTTP(sent{w, t, q.queues.turns}, r)
@@ -75,7 +79,7 @@ func TestCompressInTurns(t *testing.T) {
 		}
 		var done atomic.Bool
 		go func() {
-			q.compress(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _ = writeJSON(w, []byte(text.String())) })).
+			q.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = q.writeJSON(w, r, []byte(text.String())) })).
 				ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "/", nil))
 			done.Store(true)
 		}()
@@ -89,4 +93,55 @@ func TestCompressInTurns(t *testing.T) {
 			t.Error("a large answer still waits")
 		}
 	})
+}
+
+// TestUnreadAnswers has a client ask for a large answer and not read it. It counts among what queries
+// hold, so that it is broken off when there is no room for that of another.
+func TestUnreadAnswers(t *testing.T) {
+	const room, large, small = 40 << 20, 39 << 20, 2 << 20
+	q := &Querier{queues: queues{turns: turns.New(1, 10, turns.AnyNumber)}, pool: scan.NewPool(room), logger: slog.New(slog.DiscardHandler)}
+	s := httptest.NewServer(q.compress(q.answer(func(w http.ResponseWriter, r *http.Request) error {
+		n, _ := strconv.Atoi(r.FormValue("n"))
+		body := make([]byte, n)
+		return q.writeJSON(w, r, body)
+	})))
+	defer s.Close()
+	unread, err := net.Dial("tcp", s.Listener.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unread.Close()
+	if err := unread.(*net.TCPConn).SetReadBuffer(64 << 10); err != nil { // or the kernel takes it all
+		t.Fatal(err)
+	}
+	fmt.Fprintf(unread, "GET /?n=%d HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", large)
+	head := make([]byte, 12)
+	if _, err := io.ReadFull(unread, head); err != nil || string(head) != "HTTP/1.1 200" {
+		t.Fatalf("%q, %v", head, err)
+	}
+	get := func(n int) (status, bytes int) {
+		t.Helper()
+		res, err := http.Get(s.URL + "/?n=" + strconv.Itoa(n))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer res.Body.Close()
+		body, err := io.ReadAll(res.Body)
+		if err != nil {
+			t.Error(err)
+		}
+		return res.StatusCode, len(body)
+	}
+	if status, n := get(small); status != http.StatusOK || n != small {
+		t.Errorf("who reads got %d and %d bytes", status, n)
+	}
+	if rest, _ := io.Copy(io.Discard, unread); rest >= large {
+		t.Errorf("the answer that was not read went on: %d bytes", rest)
+	}
+	if status, n := get(room - small); status != http.StatusOK || n != room-small {
+		t.Errorf("afterwards a large answer came as %d and %d bytes", status, n)
+	}
+	if status, _ := get(room + 1); status != http.StatusServiceUnavailable {
+		t.Errorf("an answer larger than the room: %d", status)
+	}
 }

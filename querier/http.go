@@ -1,8 +1,10 @@
 package querier
 
 import (
+	"context"
 	"errors"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/klauspost/compress/gzhttp"
@@ -10,6 +12,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/internal/turns"
+	"github.com/skaldlog/skald/logql/scan"
 )
 
 // answer turns a handler's error into Loki's answer: plain text and the status of its kind.
@@ -34,6 +37,23 @@ func (q *Querier) answer(h func(http.ResponseWriter, *http.Request) error) http.
 	})
 }
 
+// writeJSON sends an answer. Until the client has taken it, it counts among what all queries hold:
+// those who do not read would have any number of answers wait in memory. When it is ended for
+// that it is refused or, once begun, broken off.
+func (q *Querier) writeJSON(w http.ResponseWriter, r *http.Request, body []byte) error {
+	return q.pool.Within(r.Context(), func(ctx context.Context) error {
+		scan.Hold(ctx, int64(len(body)))
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if held, ok := ctx.Value(heldKey{}).(*heldWriter); ok {
+			defer context.AfterFunc(ctx, held.end)()
+		}
+		_, _ = setJSON(w).Write(body) // the client has gone, or was too slow
+		return nil
+	})
+}
+
 // compress answers in gzip when the client accepts it. Errors stay plain: they are short,
 // and Grafana does not unpack them.
 //
@@ -45,11 +65,14 @@ func (q *Querier) compress(h http.Handler) http.Handler {
 		panic(err) // the options are constants
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		held := &heldWriter{ResponseWriter: w}
+		held := &heldWriter{ResponseWriter: w, control: http.NewResponseController(w)}
 		wrap(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			h.ServeHTTP(&turnWriter{ResponseWriter: w, q: q, r: r, held: held}, r)
-		})).ServeHTTP(held, r)
+		})).ServeHTTP(held, r.WithContext(context.WithValue(r.Context(), heldKey{}, held)))
 		_ = held.send() // the client has gone
+		if !held.ended.Load() {
+			_ = held.control.SetWriteDeadline(time.Time{})
+		}
 	})
 }
 
@@ -94,8 +117,16 @@ func (w *turnWriter) writeTurn(p []byte) (int, error) {
 // heldWriter keeps what is written until send.
 type heldWriter struct {
 	http.ResponseWriter
-	body []byte
+	control *http.ResponseController
+	body    []byte
+	ended   atomic.Bool
 }
+
+type heldKey struct{} // of a request's context
+
+// sendTime is how long a client may take for a piece of an answer, of which turnBytes were
+// compressed: far longer than who reads at all.
+const sendTime = 30 * time.Second
 
 func (w *heldWriter) Write(p []byte) (int, error) {
 	w.body = append(w.body, p...)
@@ -106,7 +137,17 @@ func (w *heldWriter) send() error {
 	if len(w.body) == 0 {
 		return nil
 	}
+	_ = w.control.SetWriteDeadline(time.Now().Add(sendTime)) // what has no deadlines has no client
+	if w.ended.Load() {
+		w.end()
+	}
 	_, err := w.ResponseWriter.Write(w.body)
 	w.body = w.body[:0]
 	return err
+}
+
+// end breaks off what is being sent, and what would be.
+func (w *heldWriter) end() {
+	w.ended.Store(true)
+	_ = w.control.SetWriteDeadline(time.Now())
 }

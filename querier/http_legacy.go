@@ -48,7 +48,7 @@ func (q *Querier) serveLegacyQuery(w http.ResponseWriter, r *http.Request) error
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, body)
+	return q.writeJSON(w, r, body)
 }
 
 func (q *Querier) serveLegacyLabels(w http.ResponseWriter, r *http.Request) error {
@@ -57,7 +57,7 @@ func (q *Querier) serveLegacyLabels(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	return writeLegacyStrings(w, names, &warned)
+	return q.writeLegacyStrings(w, r, names, &warned)
 }
 
 func (q *Querier) serveLegacyValues(w http.ResponseWriter, r *http.Request) error {
@@ -66,10 +66,10 @@ func (q *Querier) serveLegacyValues(w http.ResponseWriter, r *http.Request) erro
 	if err != nil {
 		return err
 	}
-	return writeLegacyStrings(w, values, &warned)
+	return q.writeLegacyStrings(w, r, values, &warned)
 }
 
-func writeLegacyStrings(w http.ResponseWriter, list []string, warned *warnings) error {
+func (q *Querier) writeLegacyStrings(w http.ResponseWriter, r *http.Request, list []string, warned *warnings) error {
 	b := warned.append([]byte("{"))
 	if len(list) > 0 {
 		b = append(b, `"values":`...)
@@ -77,7 +77,7 @@ func writeLegacyStrings(w http.ResponseWriter, list []string, warned *warnings) 
 	} else {
 		b = bytes.TrimSuffix(b, []byte(","))
 	}
-	return writeJSON(w, append(b, "}\n"...))
+	return q.writeJSON(w, r, append(b, "}\n"...))
 }
 
 func appendLegacyResult(b []byte, res *engine.Result, took time.Duration) []byte {

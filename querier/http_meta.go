@@ -226,7 +226,7 @@ func (q *Querier) serveLabels(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeStrings(w, names, &warned)
+	return q.writeStrings(w, r, names, &warned)
 }
 
 func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
@@ -235,18 +235,18 @@ func (q *Querier) serveValues(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return writeStrings(w, values, &warned)
+	return q.writeStrings(w, r, values, &warned)
 }
 
 // writeStrings writes a list; an empty one is left out of the answer.
-func writeStrings(w http.ResponseWriter, list []string, warned *warnings) error {
+func (q *Querier) writeStrings(w http.ResponseWriter, r *http.Request, list []string, warned *warnings) error {
 	b := warned.append([]byte("{"))
 	b = append(b, `"status":"success"`...)
 	if len(list) > 0 {
 		b = append(b, `,"data":`...)
 		b = appendStringList(b, list)
 	}
-	return writeJSON(w, append(b, "}\n"...))
+	return q.writeJSON(w, r, append(b, "}\n"...))
 }
 
 func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
@@ -290,7 +290,7 @@ func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
 		}
 		b = appendLabels(b, s.Labels)
 	}
-	return writeJSON(w, append(b, "]}\n"...))
+	return q.writeJSON(w, r, append(b, "]}\n"...))
 }
 
 // matcherGroups parses the selectors of a series request. None, or {} alone, is all series.
@@ -326,7 +326,7 @@ func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
 		bytes += s.Bytes
 		entries += s.Entries
 	}
-	return writeJSON(w, fmt.Appendf(warned.append([]byte("{")), `"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", len(list), blocks, bytes, entries))
+	return q.writeJSON(w, r, fmt.Appendf(warned.append([]byte("{")), `"streams":%d,"chunks":%d,"bytes":%d,"entries":%d}`+"\n", len(list), blocks, bytes, entries))
 }
 
 // serveFormat pretty-prints a query. Its errors are JSON, unlike those of all other endpoints.
@@ -372,9 +372,4 @@ func serveBuildInfo(w http.ResponseWriter, _ *http.Request) {
 func setJSON(w http.ResponseWriter) http.ResponseWriter {
 	w.Header().Set("Content-Type", "application/json; charset=UTF-8")
 	return w
-}
-
-func writeJSON(w http.ResponseWriter, body []byte) error {
-	_, _ = setJSON(w).Write(body) // an error means that the client has gone
-	return nil
 }

@@ -49,7 +49,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	if clampLookback(&e, lim, p.now) || hidden(expr, r) {
-		return writeJSON(w, appendPatterns(nil, nil, &warnings{}))
+		return q.writeJSON(w, r, appendPatterns(nil, nil, &warnings{}))
 	}
 	leave, err := q.admit(r.Context(), tenants, nil)
 	if err != nil {
@@ -82,7 +82,7 @@ func (q *Querier) servePatterns(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	q.count(&engine.Result{Type: "patterns", Stats: stats}, time.Since(began))
-	return writeJSON(w, appendPatterns(nil, found, warned))
+	return q.writeJSON(w, r, appendPatterns(nil, found, warned))
 }
 
 // appendPatterns appends an answer. Texts are escaped as lines are, and times are seconds.

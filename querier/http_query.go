@@ -89,7 +89,7 @@ func (q *Querier) serveQuery(w http.ResponseWriter, r *http.Request, p engine.Pa
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, body)
+	return q.writeJSON(w, r, body)
 }
 
 // inTurn prints an answer in the tenant's turn: a large one takes as long as many blocks.

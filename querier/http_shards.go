@@ -44,7 +44,7 @@ func (q *Querier) serveShards(w http.ResponseWriter, r *http.Request) error {
 	}
 	b = append(b, `],"statistics":`...)
 	b = appendStats(b, &engine.Result{}, 0)
-	return writeJSON(w, append(b, `,"chunkGroups":[]}`+"\n"...))
+	return q.writeJSON(w, r, append(b, `,"chunkGroups":[]}`+"\n"...))
 }
 
 // shards cover all hashes without a gap; without any stream there is one.

@@ -189,7 +189,7 @@ func (q *Querier) serveVolume(w http.ResponseWriter, r *http.Request) error {
 	for _, s := range largest(sums, v.limit) {
 		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: []engine.Point{{T: v.end / int64(time.Millisecond), V: float64(s.bytes)}}})
 	}
-	return writeJSON(w, appendResult(nil, res, encoding{}))
+	return q.writeJSON(w, r, appendResult(nil, res, encoding{}))
 }
 
 // serveDrilldownLimits tells Logs Drilldown what it may ask for. It always wants a tenant.
@@ -202,5 +202,5 @@ func (q *Querier) serveDrilldownLimits(w http.ResponseWriter, r *http.Request) e
 	if err != nil {
 		return err
 	}
-	return writeJSON(w, fmt.Appendf(nil, `{"limits":%s,"pattern_ingester_enabled":true,"version":"3.7.6"}`+"\n", text))
+	return q.writeJSON(w, r, fmt.Appendf(nil, `{"limits":%s,"pattern_ingester_enabled":true,"version":"3.7.6"}`+"\n", text))
 }

@@ -40,7 +40,7 @@ func (q *Querier) serveVolumeRange(w http.ResponseWriter, r *http.Request) error
 		}
 		res.Series = append(res.Series, engine.Series{Labels: s.labels, Points: points})
 	}
-	return writeJSON(w, appendResult(nil, res, encoding{}))
+	return q.writeJSON(w, r, appendResult(nil, res, encoding{}))
 }
 
 // steps are the buckets of a volume request: [start, end) cut at the multiples of the step.

@@ -76,7 +76,7 @@ func (c *Config) RegisterFlags(fs *flag.FlagSet) {
 	fs.IntVar(&c.MaxConcurrent, "querier.max-concurrent", 16, "queries evaluated at a time; more wait. One tenant gets at most half of the places, fewer while others use them, so that there is one for whoever comes")
 	fs.IntVar(&c.MaxOutstanding, "querier.max-outstanding-per-tenant", 256, "queries of one tenant that may wait; more are refused with 429")
 	fs.Int64Var(&c.MaxMemory, "querier.max-memory", 256<<20, "`bytes` of partial results one query may hold; a query that needs more is refused with what to change")
-	fs.Int64Var(&c.TotalMemory, "querier.total-memory", 2<<30, "`bytes` of partial results that all queries together may hold; when they need more, the one that holds most is ended with 503")
+	fs.Int64Var(&c.TotalMemory, "querier.total-memory", 2<<30, "`bytes` of partial results, and of answers that clients have not taken yet, that all queries together may hold; when they need more, the one that holds most is ended with 503")
 	fs.Int64Var(&c.DedupeBytes, "querier.dedupe-bytes", 1<<30, "`bytes` that all queries together may hold to find rows that several replicas or segments have, 16 for each row of streams with more than one source; more wait. One query may have as much, or querier.max-memory if that is more; beyond it is refused with what to change")
 	fs.DurationVar(&c.TailMaxDuration, "querier.tail-max-duration", time.Hour, "longest life of a live tail")
 	fs.StringVar(&c.Partial, "querier.partial", partialFail, "what a read does when so many ingesters do not answer that acknowledged rows may be missing: `fail` with 503, or warn in the answer")

@@ -38,6 +38,10 @@ func (p *Pool) Within(ctx context.Context, query func(context.Context) error) er
 	return err
 }
 
+// Hold counts bytes that the query of a context holds besides its scans, for as long as Within
+// lasts. It may be the one that is ended for them: then the context is.
+func Hold(ctx context.Context, n int64) { accountOf(ctx).charge(n) }
+
 // account is what one query holds of a pool.
 type account struct {
 	pool   *Pool
