@@ -25,6 +25,9 @@ import (
 // with little memory: at once or drop by drop, packed or not, and many at a time. It must stay
 // inside that memory, and whoever else pushes must be taken or told to come back.
 func TestFlood(t *testing.T) {
+	if raceDetector && testing.Short() {
+		t.Skip("with the race detector memory says nothing, and it takes long")
+	}
 	const container = 384 << 20
 	senders, span := []int{16}, 3*time.Second
 	if full() {

@@ -137,7 +137,7 @@ func TestAnAbsentIDNeedsNoBlocks(t *testing.T) {
 	id := func(i int) string {
 		return fmt.Sprintf("%016x%016x", uint64(i+1)*0xd6e8feb86659fd93, uint64(i)*0x9e3779b97f4a7c15)
 	}
-	for i := range 20000 {
+	for i := range maxGroupBlocks + 100 {
 		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i)})
 	}
 	for name, data := range map[string][]byte{
@@ -172,8 +172,8 @@ func TestAnAbsentIDNeedsNoBlocks(t *testing.T) {
 		var all sync.WaitGroup
 		for i := range 20 {
 			all.Go(func() {
-				if n := ask(1000 * i); n == 0 {
-					t.Errorf("%s: %s is not found", name, id(1000*i))
+				if n := ask(800 * i); n == 0 {
+					t.Errorf("%s: %s is not found", name, id(800*i))
 				}
 			})
 		}
