@@ -42,7 +42,7 @@ func (q *Querier) answer(h func(http.ResponseWriter, *http.Request) error) http.
 // that it is refused or, once begun, broken off.
 func (q *Querier) writeJSON(w http.ResponseWriter, r *http.Request, body []byte) error {
 	return q.pool.Within(r.Context(), func(ctx context.Context) error {
-		scan.Hold(ctx, int64(len(body)))
+		scan.Hold(ctx, int64(cap(body)))
 		if err := ctx.Err(); err != nil {
 			return err
 		}

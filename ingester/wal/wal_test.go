@@ -85,6 +85,12 @@ func TestRecordRoundTrip(t *testing.T) {
 	f("compressible", stream("a", strings.Repeat("all work and no play ", 500)))
 	f("no labels", model.Stream{Entries: []model.Entry{{Timestamp: -5, Line: []byte("x")}}})
 	f("a stream without entries is left out", stream("a"), stream("b", "x"))
+	many := make([]string, 0, 600)
+	for i := range 300 {
+		many = append(many, fmt.Sprintf("name_%d", i), "value")
+	}
+	wide := labels.FromStrings(many...)
+	f("more pairs than a byte counts", model.Stream{Labels: wide, Entries: []model.Entry{{Line: []byte("x"), Metadata: wide}}}, stream("b", "y"))
 	f("cut into records", stream("a", big, "s", big, big), stream("b", big, "t"))
 	f("larger than a record's target", stream("a", "s", strings.Repeat("y", 9<<20), "t"))
 }

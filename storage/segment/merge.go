@@ -40,11 +40,7 @@ func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptio
 	if opts.Range == (model.TimeRange{}) {
 		opts.Range = model.TimeRange{From: minInt64, Through: maxInt64}
 	}
-	for _, r := range inputs {
-		opts.Streams = max(opts.Streams, r.footer.streams)
-	}
-	m := &merger{w: NewWriter(out, opts.WriterOptions), opts: &opts}
-	m.w.labels.own = true
+	m := &merger{opts: &opts}
 	defer m.release()
 	all := &vocabulary{numbers: make(map[string]uint32)}
 	for i, r := range inputs {
@@ -52,11 +48,14 @@ func Merge(ctx context.Context, out io.Writer, inputs []*Reader, opts MergeOptio
 		if err != nil {
 			return Info{}, err
 		}
+		opts.Streams = max(opts.Streams, walk.left) // as the table says; a footer may say anything
 		if walk.next() {
 			m.cursors = append(m.cursors, &cursor{r: r, order: i, block: -1, streams: walk})
 		}
 	}
 	all.numbers = nil // every word is known
+	m.w = NewWriter(out, opts.WriterOptions)
+	m.w.labels.own = true
 	if err := m.run(ctx); err != nil {
 		return Info{}, err
 	}

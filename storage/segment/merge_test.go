@@ -2,7 +2,9 @@ package segment
 
 import (
 	"bytes"
+	"io"
 	"math/rand/v2"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -75,5 +77,14 @@ func TestMergeKeepsByRangeStreamAndRow(t *testing.T) {
 	got := selectRows(t, open(t, buf.Bytes()), &model.Request{Range: allTime, Columns: allColumns})
 	if diff := cmp.Diff(want, got); diff != "" || len(want) == 0 {
 		t.Fatalf("%d rows (-want +got):\n%s", len(want), diff)
+	}
+}
+
+// A footer may claim any number of streams; no room is made for them before the table is read.
+func TestMergeBelievesNoFooter(t *testing.T) {
+	r := open(t, write(t, WriterOptions{}, []entry{{stream: labels.FromStrings("app", "a"), line: "x"}}))
+	r.footer.streams = 1 << 30
+	if _, err := Merge(t.Context(), io.Discard, []*Reader{r}, MergeOptions{}); err == nil || !strings.Contains(err.Error(), "1073741824 streams") {
+		t.Errorf("got %v", err)
 	}
 }
