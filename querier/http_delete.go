@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"net/http"
+	regexpsyntax "regexp/syntax"
 	"slices"
 	"strconv"
 	"time"
@@ -19,9 +20,9 @@ import (
 	"github.com/skaldlog/skald/storage/compact"
 )
 
-// CompileDelete makes the filter of a delete request's query: a selector, which may be {},
+// CompileDelete makes the filters of a delete request's query: a selector, which may be {},
 // and stages that the rows must pass.
-func CompileDelete(query string) (compact.RowFilter, error) {
+func CompileDelete(query string) (*compact.Filters, error) {
 	expr, err := syntax.ParseLogOfAny(query)
 	if err != nil {
 		return nil, err
@@ -29,24 +30,57 @@ func CompileDelete(query string) (compact.RowFilter, error) {
 	return compileDelete(expr)
 }
 
-func compileDelete(expr *syntax.LogExpr) (compact.RowFilter, error) {
-	p, err := pipeline.New(expr.Stages, pipeline.Options{})
-	if err != nil {
+func compileDelete(expr *syntax.LogExpr) (*compact.Filters, error) {
+	if _, err := pipeline.New(expr.Stages, pipeline.Options{}); err != nil {
 		return nil, err
 	}
-	return func(stream labels.Labels) (all bool, row func(int64, []byte, labels.Labels) bool) {
-		switch {
-		case !matchAll(expr.Matchers, stream):
-			return false, nil
-		case len(expr.Stages) == 0:
-			return true, nil
-		}
-		sp := p.ForStream(stream, stream.Hash())
-		return false, func(ts int64, line []byte, metadata labels.Labels) bool {
-			_, _, ok := sp.Process(ts, line, pairs(metadata))
-			return ok
-		}
+	return &compact.Filters{
+		New:   func() compact.RowFilter { return (&deleteFilter{expr: expr}).stream },
+		Bytes: deleteBytes(expr),
 	}, nil
+}
+
+// deleteBytes is about what a query keeps in memory: for its text, measured, up to ten bytes a
+// byte, and a hundred for each instruction of a matcher's regular expression, of which a few
+// bytes make thousands.
+func deleteBytes(expr *syntax.LogExpr) int64 {
+	n := int64(16 * len(expr.String()))
+	for _, m := range expr.Matchers {
+		if tree, err := regexpsyntax.Parse(m.GetRegexString(), regexpsyntax.Perl); err == nil {
+			if prog, err := regexpsyntax.Compile(tree.Simplify()); err == nil {
+				n += int64(128 * len(prog.Inst))
+			}
+		}
+	}
+	return n
+}
+
+// deleteFilter is a delete request's query for one goroutine.
+type deleteFilter struct {
+	expr *syntax.LogExpr
+	// pipeline is nil until a stream matches: most queries meet none of most requests' streams.
+	pipeline *pipeline.Pipeline
+}
+
+// stream is a compact.RowFilter.
+func (f *deleteFilter) stream(stream labels.Labels) (all bool, row func(int64, []byte, labels.Labels) bool) {
+	switch {
+	case !matchAll(f.expr.Matchers, stream):
+		return false, nil
+	case len(f.expr.Stages) == 0:
+		return true, nil
+	}
+	if f.pipeline == nil {
+		var err error
+		if f.pipeline, err = pipeline.New(f.expr.Stages, pipeline.Options{}); err != nil {
+			panic("querier: a delete request that compiled once does not compile again: " + err.Error())
+		}
+	}
+	sp := f.pipeline.ForStream(stream, stream.Hash())
+	return false, func(ts int64, line []byte, metadata labels.Labels) bool {
+		_, _, ok := sp.Process(ts, line, pairs(metadata))
+		return ok
+	}
 }
 
 // hide takes rows that delete requests name out of a selection.

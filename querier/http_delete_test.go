@@ -5,17 +5,19 @@ import (
 	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
+
+	"github.com/skaldlog/skald/logql/syntax"
 )
 
 func TestCompileDelete(t *testing.T) {
 	app := func(v string) labels.Labels { return labels.FromStrings("app", v) }
 	selects := func(query string, stream labels.Labels, line string, want bool) {
 		t.Helper()
-		filter, err := CompileDelete(query)
+		filters, err := CompileDelete(query)
 		if err != nil {
 			t.Fatalf("%s: %v", query, err)
 		}
-		all, row := filter(stream)
+		all, row := filters.New()(stream)
 		if got := all || row != nil && row(1, []byte(line), labels.FromStrings("k", "v")); got != want {
 			t.Errorf("%s on %s %q: got %v, want %v", query, stream, line, got, want)
 		}
@@ -30,6 +32,21 @@ func TestCompileDelete(t *testing.T) {
 		if _, err := CompileDelete(bad); err == nil {
 			t.Errorf("%q was accepted", bad)
 		}
+	}
+}
+
+// A query that does not meet a request's streams must not pay for its stages.
+func TestDeleteFilterWaitsForAStream(t *testing.T) {
+	expr, err := syntax.ParseLogOfAny(`{app="x"} |~ "a+b"`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := &deleteFilter{expr: expr}
+	if _, row := f.stream(labels.FromStrings("app", "y")); row != nil || f.pipeline != nil {
+		t.Error("stages were compiled for a stream that does not match")
+	}
+	if _, row := f.stream(labels.FromStrings("app", "x")); row == nil || f.pipeline == nil {
+		t.Error("stages were not compiled for a stream that matches")
 	}
 }
 

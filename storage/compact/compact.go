@@ -135,9 +135,18 @@ func (c *Config) CheckDelay(least time.Duration) error {
 // metadata is sorted by name. One goroutine uses a RowFilter.
 type RowFilter func(stream labels.Labels) (all bool, row func(ts int64, line []byte, metadata labels.Labels) bool)
 
-// Compile makes a RowFilter of a LogQL query that selects log lines. The caller provides
-// it, since storage does not know the language.
-type Compile func(query string) (RowFilter, error)
+// Filters is a LogQL query that was understood.
+type Filters struct {
+	// New returns a RowFilter. Any number of goroutines may call it, each for one of its own. It
+	// costs little: what a filter needs is made when a stream is met that needs it.
+	New func() RowFilter
+	// Bytes are about what is kept in memory for it.
+	Bytes int64
+}
+
+// Compile understands a LogQL query that selects log lines. The caller provides it, since
+// storage does not know the language.
+type Compile func(query string) (*Filters, error)
 
 // Compactor compacts the segments of a store. One of them should look after a tenant's day
 // at a time; more are safe, and waste work.

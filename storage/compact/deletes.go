@@ -100,7 +100,8 @@ type Deletes struct {
 	mu     struct {
 		sync.Mutex
 		tenants *lru.Cache[model.Tenant, requestList]
-		changed map[model.Tenant]uint64 // counts writes, so that a listing they overtook is not kept
+		filters *lru.Cache[string, *Filters] // by a request's query
+		changed map[model.Tenant]uint64      // counts writes, so that a listing they overtook is not kept
 	}
 }
 
@@ -117,6 +118,7 @@ func NewDeletes(cfg Config, store object.Store, lim limits.Source, logger *slog.
 	}
 	d := &Deletes{cfg: cfg, store: store, limits: lim, logger: logger, now: time.Now}
 	d.mu.tenants = lru.New[model.Tenant, requestList](100_000)
+	d.mu.filters = lru.New[string, *Filters](maxCompiled)
 	d.mu.changed = map[model.Tenant]uint64{}
 	return d
 }

@@ -35,17 +35,20 @@ func (d *Deletes) Hide(ctx context.Context, tenant model.Tenant, span model.Time
 			}
 		}
 	}
+	if len(places) == 0 {
+		return nil
+	}
+	filters, err := d.compiled(requests, compile)
+	if err != nil {
+		return err
+	}
 	var next atomic.Int64
 	group, ctx := errgroup.WithContext(ctx)
 	for range min(cores.Count(), len(places)) {
 		group.Go(func() error {
 			h := hider{requests: requests}
-			for _, q := range requests {
-				filter, err := compile(q.Query)
-				if err != nil {
-					return fmt.Errorf("delete request %s: %w", q.ID, err)
-				}
-				h.filters = append(h.filters, filter)
+			for _, f := range filters {
+				h.filters = append(h.filters, f.New())
 				h.streams = append(h.streams, map[uint64]selected{})
 			}
 			for {
@@ -63,6 +66,32 @@ func (d *Deletes) Hide(ctx context.Context, tenant model.Tenant, span model.Time
 		})
 	}
 	return group.Wait()
+}
+
+// maxCompiled bounds the memory of the queries that are kept compiled, of all tenants.
+const maxCompiled = 16 << 20
+
+// compiled returns the filters of requests. Every query needs those of its range, and a text
+// means the same in each, so they are kept by text.
+func (d *Deletes) compiled(requests []Request, compile Compile) ([]*Filters, error) {
+	out := make([]*Filters, len(requests))
+	for i := range requests {
+		text := requests[i].Query
+		d.mu.Lock()
+		filters, ok := d.mu.filters.Get(text)
+		d.mu.Unlock()
+		if !ok {
+			var err error
+			if filters, err = compile(text); err != nil {
+				return nil, fmt.Errorf("delete request %s: %w", requests[i].ID, err)
+			}
+			d.mu.Lock()
+			d.mu.filters.Put(text, filters, filters.Bytes)
+			d.mu.Unlock()
+		}
+		out[i] = filters
+	}
+	return out, nil
 }
 
 // hider is one worker's compiled requests, and what they said about the streams it met.

@@ -99,11 +99,11 @@ func (r *round) rulesFor(td tenantDay, keeps retention, pending []*Request) (*ru
 		if !span.Overlaps(req.Start, req.End) || slices.Contains(req.DaysDone, td.day) {
 			continue
 		}
-		filter, err := r.compile(req.Query)
+		filters, err := r.compile(req.Query)
 		if err != nil {
 			return nil, fmt.Errorf("delete request %s: %w", req.ID, err)
 		}
-		u.requests, u.filters = append(u.requests, req), append(u.filters, filter)
+		u.requests, u.filters = append(u.requests, req), append(u.filters, filters.New())
 		u.signature += " " + req.ID
 	}
 	return u, nil

@@ -5,6 +5,7 @@ import (
 	"io"
 	"iter"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -311,4 +312,52 @@ func TestRequestsAreReadAhead(t *testing.T) {
 			t.Errorf("%v with Hide, %d requests", took, len(requests))
 		}
 	})
+}
+
+// A text is understood once, whoever asks and however often, until so many others were that it is
+// forgotten.
+func TestRequestsAreCompiledOnce(t *testing.T) {
+	w := newWorld(t)
+	all := rows(60, w.today())
+	w.uploads(all, 6)
+	deletes := w.deletes()
+	for _, query := range []string{"app-0", "line:row 7 ", "app-0"} {
+		_, err := deletes.Create(t.Context(), "t", query, time.Unix(0, all[0].ts), time.Unix(0, all[59].ts))
+		must(t, err)
+	}
+	compiled := 0 // by the goroutine of a query, not by its workers
+	compile := func(query string) (*Filters, error) {
+		compiled++
+		return compileTest(query)
+	}
+	hide := func() int {
+		t.Helper()
+		sel, err := w.reader().Select(t.Context(), "t", &model.Request{Range: everything, Columns: model.Columns{Lines: true, AllMetadata: true}})
+		must(t, err)
+		defer sel.Release()
+		must(t, deletes.Hide(t.Context(), "t", everything, sel, compile))
+		got, err := textsOf(t.Context(), sel, everything)
+		must(t, err)
+		return len(slices.Compact(got))
+	}
+	for range 2 {
+		for range 2 {
+			if n := hide(); n != 39 {
+				t.Errorf("%d rows are left, expected 39", n)
+			}
+		}
+		deletes.invalidate("t") // another list of the same requests follows
+	}
+	if compiled != 2 {
+		t.Errorf("two texts were compiled %d times", compiled)
+	}
+
+	long := strings.Repeat("x", maxQuery-4)
+	for i := range 2 * maxCompiled / maxQuery {
+		_, err := deletes.compiled([]Request{{Query: strconv.Itoa(1000+i) + long}}, compile)
+		must(t, err)
+	}
+	if cost := deletes.mu.filters.Cost(); cost > maxCompiled || cost < maxCompiled/2 {
+		t.Errorf("compiled queries of %d bytes are kept, of at most %d", cost, maxCompiled)
+	}
 }

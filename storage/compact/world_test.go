@@ -133,9 +133,9 @@ func (w *world) deletes() *Deletes {
 }
 
 // compileTest understands app-N (a stream), line:TEXT and user:NAME (metadata).
-func compileTest(query string) (RowFilter, error) {
+func compileTest(query string) (*Filters, error) {
 	what, arg, filtered := strings.Cut(query, ":")
-	return func(stream labels.Labels) (bool, func(int64, []byte, labels.Labels) bool) {
+	filter := func(stream labels.Labels) (bool, func(int64, []byte, labels.Labels) bool) {
 		switch {
 		case !filtered:
 			return stream.Get("app") == query, nil
@@ -143,7 +143,8 @@ func compileTest(query string) (RowFilter, error) {
 			return false, func(_ int64, line []byte, _ labels.Labels) bool { return bytes.Contains(line, []byte(arg)) }
 		}
 		return false, func(_ int64, _ []byte, md labels.Labels) bool { return md.Get("user") == arg }
-	}, nil
+	}
+	return &Filters{func() RowFilter { return filter }, int64(len(query))}, nil
 }
 
 func (w *world) newID() string {
