@@ -64,7 +64,8 @@ type receivedCall struct {
 }
 
 // answerable is what gRPC's streams are besides. A call whose context ends is answered with
-// CANCELED, which tells a client nothing.
+// CANCELED, which tells a client nothing; gRPC writes that before whoever receives sees an error,
+// so no error returned to it comes in its place.
 type answerable interface {
 	WriteStatus(*status.Status) error
 }
