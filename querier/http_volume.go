@@ -101,7 +101,7 @@ func (p params) volumeLimit() (int, error) {
 func (v volumeRequest) selecting() []*labels.Matcher {
 	matchers := v.matchers
 	for _, t := range v.targets {
-		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return m.Name == t }) && !v.byName {
+		if !slices.ContainsFunc(matchers, func(m *labels.Matcher) bool { return m.Name == t }) {
 			matchers = append(slices.Clip(matchers), labels.MustNewMatcher(labels.MatchRegexp, t, ".+"))
 		}
 	}

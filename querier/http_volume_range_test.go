@@ -2,8 +2,10 @@ package querier
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -71,6 +73,45 @@ func TestVolumeStepsAddUp(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, have); diff != "" {
 			t.Fatal(diff)
+		}
+	}
+}
+
+// TestVolumesOfStreamsWithAllTargets: a stream counts when it has every target label, whether
+// volumes are summed by series or by the names of labels.
+func TestVolumesOfStreamsWithAllTargets(t *testing.T) {
+	r := newTailRig(t)
+	now := time.Now().UnixNano()
+	r.push(
+		model.Stream{Labels: labels.FromStrings("app", "a", "env", "prod"), Entries: []model.Entry{{Timestamp: now, Line: []byte("12345")}}},
+		model.Stream{Labels: labels.FromStrings("env", "prod"), Entries: []model.Entry{{Timestamp: now, Line: []byte("123")}}},
+	)
+	for _, c := range []struct{ targets, by, want string }{
+		{"env,app", "series", `app="a",env="prod" 5`},
+		{"env,app", "labels", `app="" 5,env="" 5`},
+		{"env", "labels", `env="" 8`},
+		{"env,pod", "labels", ""},
+		{"env,", "labels", ""},
+	} {
+		_, body := r.get("/loki/api/v1/index/volume", "query", `{env="prod"}`, "start", fmt.Sprint(now), "end", fmt.Sprint(now+1),
+			"targetLabels", c.targets, "aggregateBy", c.by)
+		var answer struct {
+			Data struct {
+				Result []struct {
+					Metric labels.Labels
+					Value  [2]any
+				}
+			}
+		}
+		if err := json.Unmarshal([]byte(body), &answer); err != nil {
+			t.Fatalf("%v: %s", err, body)
+		}
+		var got []string
+		for _, s := range answer.Data.Result {
+			got = append(got, fmt.Sprint(strings.ReplaceAll(strings.Trim(s.Metric.String(), "{}"), " ", ""), " ", s.Value[1]))
+		}
+		if text := strings.Join(got, ","); text != c.want {
+			t.Errorf("volumes of %s by %s: %s, want %s", c.targets, c.by, text, c.want)
 		}
 	}
 }
