@@ -110,7 +110,7 @@ func TestWrongIDsAreNoticed(t *testing.T) {
 		bad := slices.Clone(data)
 		page := bad[off : off+int64(n)]
 		page[bit/8] ^= 1 << (bit % 8)
-		binary.LittleEndian.PutUint32(page[n-4:], checksum(place{kind: kindIDs}, page[:n-4]))
+		binary.LittleEndian.PutUint32(page[n-4:], idChecksum("x", r.index.groups[0].ids.Pages, place{kind: kindIDs}, page[:n-4]))
 		if _, err := Verify(t.Context(), &memory{data: bad}); fault.Of(err) != fault.Corrupt || !strings.Contains(err.Error(), "id table") && !strings.Contains(err.Error(), "needle index") {
 			t.Errorf("bit %d: %v", bit, err)
 		}
@@ -147,7 +147,7 @@ func FuzzDecoders(f *testing.F) {
 	}
 	for i := range r.index.groups {
 		off, n := r.index.groups[i].idRange(0)
-		f.Add(byte(kindIDs), r.index.groups[i].ids.entries, data[off:off+int64(n)])
+		f.Add(byte(kindIDs), r.index.groups[i].ids.Pages, data[off:off+int64(n)-4])
 	}
 	f.Fuzz(func(t *testing.T, k byte, rows int, raw []byte) {
 		if rows <= 0 || rows > 1000 {
@@ -185,10 +185,12 @@ func FuzzDecoders(f *testing.F) {
 				}
 			}
 		case kindIDs:
-			table := newIDTable(rows, 1+rows%300)
-			if len(raw) >= minIDPage {
-				_ = table.decodePage(raw, 0, func(uint64, int) bool { return true })
+			if page, err := decodeIDPage(raw, rows, rows%7); err == nil {
+				_, _, _ = page.find(page.first + page.values/2)
+				_ = page.each(func(uint64, int) bool { return true })
 			}
+		case kindIDLists:
+			_ = eachList(raw, uint64(rows), 1+rows%300, func(uint64, int) {})
 		case kindFooter:
 			_, _ = decodeFooter(raw, rows, int64(len(data)))
 		}

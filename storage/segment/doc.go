@@ -29,6 +29,9 @@
 // of their rows, and the stream table counts each one's rows, so a prefix sum gives
 // every run of every block.
 //
+// A long id is looked for by a Probe before a segment is opened: its page of the id table lies where
+// the key of the object says.
+//
 // docs/segment.md specifies each byte.
 //
 // # Promises

@@ -79,13 +79,13 @@ func (d *dumper) head() {
 	d.printf("\n")
 	v := verifier{r: d.r, report: Report{Sizes: make(map[string]int64)}}
 	v.sizes()
-	for k := kindTimes; k <= kindIDs; k++ {
+	for k := kindTimes; k <= kindIDLists; k++ {
 		n := v.report.Sizes[k.String()]
 		d.printf("  %-17s %10d  %5.1f %%\n", k, n, 100*float64(n)/float64(i.Size))
 	}
 	for n, g := range d.r.index.groups {
-		d.printf("needle group %d: blocks %d to %d, %d columns, %d rows, %d pages at byte %d, %d ids in %d pages\n",
-			n, g.firstBlock, g.firstBlock+g.blocks-1, g.columns, g.rows(), g.pages(), g.offset, g.ids.entries, g.ids.pages())
+		d.printf("needle group %d: blocks %d to %d, %d columns, %d rows, %d pages at byte %d, %d pages of %d bytes of ids, %d of lists\n",
+			n, g.firstBlock, g.firstBlock+g.blocks-1, g.columns, g.rows(), g.pages(), g.offset, g.ids.Pages, g.ids.PageBytes, len(g.ids.lists))
 	}
 }
 
@@ -168,9 +168,13 @@ func (d *dumper) parts() []part {
 			off, n := x.groups[i].pageRange(p)
 			out = append(out, part{title: fmt.Sprintf("needle group %d, page %d, and its checksum", i, p), off: off, n: n})
 		}
-		for p := range x.groups[i].ids.pages() {
+		for p := range x.groups[i].ids.Pages {
 			off, n := x.groups[i].idRange(p)
 			out = append(out, part{title: fmt.Sprintf("needle group %d, page %d of the id table, and its checksum", i, p), off: off, n: n})
+		}
+		for p := range x.groups[i].ids.lists {
+			off, n := x.groups[i].listRange(p)
+			out = append(out, part{title: fmt.Sprintf("needle group %d, page %d of the lists, and its checksum", i, p), off: off, n: n})
 		}
 	}
 	for i, p := range x.postings {

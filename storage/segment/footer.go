@@ -126,10 +126,11 @@ type Info struct {
 	RawBytes         int64 // of all lines, uncompressed
 	Streams, Blocks  int
 	Size             int64 // of the file
+	IDs              IDPages
 }
 
-func (t *footer) info() Info {
+func (t *footer) info(x *index) Info {
 	return Info{ID: t.id, Tenant: model.Tenant(t.tenant), Level: t.level, MergedFrom: t.mergedFrom,
 		MinTime: t.minTime, MaxTime: t.maxTime, Rows: t.rows, RawBytes: t.rawBytes,
-		Streams: t.streams, Blocks: t.blocks, Size: t.footerOffset + int64(t.footerLen) + trailerSize}
+		Streams: t.streams, Blocks: t.blocks, Size: t.footerOffset + int64(t.footerLen) + trailerSize, IDs: x.wholeTable(t.blocks)}
 }

@@ -10,7 +10,7 @@ const (
 )
 
 // Version is the format version that this package reads and writes.
-const Version = 3
+const Version = 4
 
 // Limits of the format. A reader refuses larger values, so they bound what a hostile
 // file can make it allocate; a writer stays below them.
@@ -63,10 +63,11 @@ const (
 	kindIndex    kind = 9
 	kindFooter   kind = 10
 	kindIDs      kind = 11
+	kindIDLists  kind = 12
 )
 
 var kindNames = [...]string{"?", "timestamp column", "length column", "metadata column", "hash column",
-	"line column", "needle index", "postings", "stream table", "block index", "footer", "id table"}
+	"line column", "needle index", "postings", "stream table", "block index", "footer", "id table", "id lists"}
 
 func (k kind) String() string {
 	if int(k) < len(kindNames) {

@@ -22,8 +22,9 @@ import (
 //	    times, lengths, lines, hashes   uvarints: bytes of the columns' frames; hashes may be 0
 //	    columns    uvarint   metadata columns, then for each: uvarint name, uvarint bytes
 //	    width      uvarint   columns of the needle matrix; 0 when there is no needle index
-//	groups    uvarint     needle groups, then for each: uvarint blocks, u8 row bits, uvarint
-//	                      ids, and a uvarint for each page of the id table: its bytes
+//	groups    uvarint     needle groups, then for each: uvarint blocks, u8 row bits, uvarints of the
+//	                      id table: pages, bytes of each, n pages of lists, and for each of these
+//	                      the first position, minus that of the page before, and its bytes
 //	postings  uvarint     label names, then their lengths and bytes, then a uvarint for each:
 //	                      bytes of its frame
 //
@@ -108,10 +109,7 @@ func (x *index) append(dst []byte, minTime int64) []byte {
 		g := &x.groups[i]
 		dst = binary.AppendUvarint(dst, uint64(g.blocks))
 		dst = append(dst, byte(g.rowBits))
-		dst = binary.AppendUvarint(dst, uint64(g.ids.entries))
-		for p := range g.ids.pages() {
-			dst = binary.AppendUvarint(dst, uint64(g.ids.offsets[p+1]-g.ids.offsets[p]-minIDPage))
-		}
+		dst = g.ids.append(dst)
 	}
 	return x.appendPostings(dst)
 }
@@ -272,25 +270,17 @@ func (x *index) decodeBlock(f *fields, b *blockMeta, at *blockCursor) error {
 // decodeGroups finds out where the needle groups lie, and returns where the last of all blocks and
 // groups ends.
 func (x *index) decodeGroups(f *fields, extents []extent) (end int64, err error) {
-	n := f.count(3, "needle groups")
+	n := f.count(5, "needle groups")
 	x.groups = make([]group, 0, n)
 	end = int64(len(headerMagic))
 	block := 0
 	for i := range n {
 		g := group{firstBlock: block, blocks: int(f.upTo(uint64(len(extents)-block), "blocks")), rowBits: uint(f.byte())}
-		entries := int(f.upTo(maxIDEntries, "ids"))
-		if f.err != nil {
+		if g.ids = decodeIDTable(f); f.err != nil {
 			return 0, f.err
 		}
 		if g.blocks == 0 || g.rowBits > groupRowBits {
 			return 0, fmt.Errorf("needle group %d: %d blocks, %d row bits", i, g.blocks, g.rowBits)
-		}
-		if entries/idPageEntries > len(f.b) {
-			return 0, fmt.Errorf("needle group %d: %d ids in %d bytes", i, entries, len(f.b))
-		}
-		g.ids = newIDTable(entries, g.blocks)
-		for range g.ids.pages() {
-			g.ids.offsets = append(g.ids.offsets, g.ids.size()+int64(minIDPage+f.upTo(maxIDPage, "id page")))
 		}
 		for ; block < g.firstBlock+g.blocks; block++ {
 			e := extents[block]
@@ -302,6 +292,7 @@ func (x *index) decodeGroups(f *fields, extents []extent) (end int64, err error)
 		}
 		g.pageRows = pageRowsFor(g.columns, g.rowBits)
 		g.offset = end
+		g.ids.setOffset(end + g.matrixSize())
 		end += g.size()
 		x.groups = append(x.groups, g)
 	}
@@ -312,6 +303,14 @@ func (x *index) decodeGroups(f *fields, extents []extent) (end int64, err error)
 		end += extents[block].bytes
 	}
 	return end, f.err
+}
+
+// wholeTable returns the place of the id table when there is one for all blocks.
+func (x *index) wholeTable(blocks int) IDPages {
+	if len(x.groups) != 1 || x.groups[0].blocks != blocks {
+		return IDPages{}
+	}
+	return x.groups[0].ids.IDPages
 }
 
 // decodePostings finds out where the postings lie, and returns where the first ones begin.

@@ -23,9 +23,10 @@ const (
 	maxWidth     = 1 << (keyBits - groupRowBits)
 	pageBytes    = 256
 	// A group ends when it has this many blocks or this many bytes of bits and ids, which is
-	// what a writer keeps in memory. A gigabyte of lines needs about 20 MiB.
+	// what a writer keeps in memory. A gigabyte of lines needs about 13 MiB; compaction's largest
+	// objects, of one and a half, are to have one group, for then their keys say where their ids are.
 	maxGroupBlocks = 1 << 14
-	maxGroupBytes  = 16 << 20
+	maxGroupBytes  = 24 << 20
 )
 
 // group describes a needle group; it stands in the block index.
@@ -58,9 +59,11 @@ func (g *group) matrixSize() int64 {
 }
 
 // idRange returns where a page of the id table lies in the file, checksum included.
-func (g *group) idRange(i int) (off int64, n int) {
-	from, to := g.ids.offsets[i], g.ids.offsets[i+1]
-	return g.offset + g.matrixSize() + from, int(to - from)
+func (g *group) idRange(i int) (off int64, n int) { return g.ids.at(i), g.ids.PageBytes }
+
+// listRange does so for a page of its lists.
+func (g *group) listRange(i int) (off int64, n int) {
+	return g.ids.lists[i].offset, g.ids.lists[i].bytes
 }
 
 func (g *group) size() int64 { return g.matrixSize() + g.ids.size() }
@@ -132,31 +135,34 @@ type groupBuilder struct {
 func (b *groupBuilder) add(c cells) {
 	b.blocks = append(b.blocks, c)
 	b.bytes += 8 * len(c.bits)
+	b.ids.endBlock()
 }
 
 func (b *groupBuilder) full() bool {
-	return len(b.blocks) >= maxGroupBlocks || b.bytes+8*len(b.ids.entries) >= maxGroupBytes
+	return len(b.blocks) >= maxGroupBlocks || b.bytes+b.ids.bytes() >= maxGroupBytes
 }
 
-// append appends the group's pages to dst and describes it. number is the group's place
-// in the segment, for the checksums.
-func (b *groupBuilder) append(dst []byte, number uint32) ([]byte, group) {
+// describe ends the group, but for its ids.
+func (b *groupBuilder) describe() group {
 	b.fold()
 	g := group{blocks: len(b.blocks), rowBits: b.rowBits()}
 	for _, c := range b.blocks {
 		g.columns += c.width
 	}
 	g.pageRows = pageRowsFor(g.columns, g.rowBits)
-	for page := range g.pages() {
-		start := len(dst)
-		dst = b.appendRows(dst, page*g.pageRows, min((page+1)*g.pageRows, g.rows()))
-		at := place{kindNeedles, number, uint32(page)}
-		dst = binary.LittleEndian.AppendUint32(dst, checksum(at, dst[start:]))
-	}
-	b.blocks, b.bytes = b.blocks[:0], 0
-	dst, g.ids = b.ids.append(dst, number, g.blocks)
-	return dst, g
+	return g
 }
+
+// appendPage appends a page of the matrix. number is the group's place in the segment, for the checksum.
+func (b *groupBuilder) appendPage(dst []byte, g *group, page int, number uint32) []byte {
+	start := len(dst)
+	dst = b.appendRows(dst, page*g.pageRows, min((page+1)*g.pageRows, g.rows()))
+	at := place{kindNeedles, number, uint32(page)}
+	return binary.LittleEndian.AppendUint32(dst, checksum(at, dst[start:]))
+}
+
+// reset empties the builder, but for the ids.
+func (b *groupBuilder) reset() { b.blocks, b.bytes = nil, 0 }
 
 // appendRows appends rows [from, to) as a bit string, padded to a byte at the end.
 func (b *groupBuilder) appendRows(dst []byte, from, to int) []byte {

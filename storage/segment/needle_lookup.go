@@ -2,11 +2,8 @@ package segment
 
 import (
 	"context"
-	"fmt"
 	"math/bits"
 	"slices"
-
-	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/internal/model"
 )
@@ -118,22 +115,17 @@ func (r *Reader) allBlocks() []int {
 // named returns the blocks of the segment that the id tables name for all clauses, and those
 // without needles. It does not look at the blocks, of which there are thousands.
 func (r *Reader) named(ctx context.Context, clauses [][]lookup, stats *model.Stats) ([]int, error) {
-	rows := make([]*needleRows, len(r.index.groups))
-	var fetches errgroup.Group
-	fetches.SetLimit(r.opts.Parallel)
-	for i := range rows {
-		rows[i] = r.needleRows(ctx, &fetches, i, clauses, stats)
+	all := make([]bool, len(r.index.groups))
+	for i := range all {
+		all[i] = true
 	}
-	if err := fetches.Wait(); err != nil {
+	rows, err := r.ask(ctx, all, clauses, stats)
+	if err != nil {
 		return nil, err
 	}
 	blocks, next := []int{}, 0
 	for i := range r.index.groups {
-		g := &r.index.groups[i]
-		answers, err := rows[i].answers(clauses)
-		if err != nil {
-			return nil, r.corrupt(fmt.Sprintf("%s, group %d", kindIDs, i), err)
-		}
+		g, answers := &r.index.groups[i], rows[i].answers(clauses)
 		next = g.firstBlock + g.blocks
 		for word := range (g.blocks + 63) / 64 {
 			all, left := ^uint64(0), answers
@@ -162,38 +154,26 @@ func (r *Reader) pruneBy(ctx context.Context, clauses [][]lookup, blocks []int, 
 	if len(clauses) == 0 || len(blocks) == 0 {
 		return blocks, nil
 	}
-	groups, err := r.needleGroups(ctx, blocks, clauses, stats)
+	wanted := make([]bool, len(r.index.groups))
+	for _, i := range blocks {
+		if b := &r.index.blocks[i]; b.width > 0 {
+			wanted[b.group] = true
+		}
+	}
+	groups, err := r.ask(ctx, wanted, clauses, stats)
 	if err != nil {
 		return nil, err
 	}
 	answers := make([][]answer, len(groups))
 	for number, rows := range groups {
-		if rows == nil {
-			continue
-		}
-		if answers[number], err = rows.answers(clauses); err != nil {
-			return nil, r.corrupt(fmt.Sprintf("%s, group %d", kindIDs, number), err)
+		if rows != nil {
+			answers[number] = rows.answers(clauses)
 		}
 	}
 	return slices.DeleteFunc(blocks, func(i int) bool {
 		b := &r.index.blocks[i]
 		return b.width > 0 && !r.mayHold(i, clauses, answers[b.group]) // without a width it has no needles
 	}), nil
-}
-
-// needleGroups reads what the clauses need of the groups of some blocks; others are nil. All of
-// it is asked for at once, since each request may take as long as a round trip to an object store.
-func (r *Reader) needleGroups(ctx context.Context, blocks []int, clauses [][]lookup, stats *model.Stats) ([]*needleRows, error) {
-	groups := make([]*needleRows, len(r.index.groups))
-	var fetches errgroup.Group
-	fetches.SetLimit(r.opts.Parallel)
-	for _, i := range blocks {
-		b := &r.index.blocks[i]
-		if b.width > 0 && groups[b.group] == nil {
-			groups[b.group] = r.needleRows(ctx, &fetches, b.group, clauses, stats)
-		}
-	}
-	return groups, fetches.Wait()
 }
 
 // hasColumn reports whether a block has a metadata column; column -1 stands for the lines.
@@ -251,7 +231,7 @@ type probe struct {
 
 // answers answers the lookups of the clauses. To one in a column that no block has anything
 // will do, because mayHold asks for the column too.
-func (n *needleRows) answers(clauses [][]lookup) ([]answer, error) {
+func (n *needleRows) answers(clauses [][]lookup) []answer {
 	var out []answer
 	for _, clause := range clauses {
 		for _, l := range clause {
@@ -261,36 +241,11 @@ func (n *needleRows) answers(clauses [][]lookup) ([]answer, error) {
 			case len(l.items) == 0:
 				out = append(out, answer{probes: n.probesOf(l.keys)})
 			default:
-				hits, err := n.find(l.items)
-				if err != nil {
-					return nil, err
-				}
-				out = append(out, answer{hits: hits})
+				out = append(out, answer{hits: n.inAll(l.items)})
 			}
 		}
 	}
-	return out, nil
-}
-
-// find returns a bit for each block of the group: whether it may have all items.
-func (n *needleRows) find(items []uint32) ([]uint64, error) {
-	t := &n.group.ids
-	var all []uint64
-	for _, item := range items {
-		hits := make([]uint64, (n.group.blocks+63)/64)
-		if t.entries > 0 {
-			if err := t.find(n.ids[t.page(item)], item, hits); err != nil {
-				return nil, err
-			}
-		}
-		if all == nil {
-			all = hits
-		}
-		for i := range hits {
-			all[i] &= hits[i]
-		}
-	}
-	return all, nil
+	return out
 }
 
 func (n *needleRows) probesOf(keys []uint32) []probe {
@@ -313,83 +268,4 @@ func allSet(b *blockMeta, probes []probe) bool {
 		}
 	}
 	return true
-}
-
-// needleRows are pages of a group: those of the matrix that hold the rows of some keys, and
-// those of the id table that hold some items.
-type needleRows struct {
-	group      *group
-	pages, ids map[int][]byte
-}
-
-func newNeedleRows(g *group) *needleRows {
-	return &needleRows{group: g, pages: make(map[int][]byte), ids: make(map[int][]byte)}
-}
-
-// needleRows has the pages of a group fetched that the clauses need. They are there when fetches
-// are done.
-func (r *Reader) needleRows(ctx context.Context, fetches *errgroup.Group, number int, clauses [][]lookup, stats *model.Stats) *needleRows {
-	g := &r.index.groups[number]
-	rows := newNeedleRows(g)
-	var pages, ids []int
-	for _, clause := range clauses {
-		for _, l := range clause {
-			if l.column == absent {
-				continue
-			}
-			for _, item := range l.items {
-				if g.ids.entries > 0 {
-					ids = append(ids, g.ids.page(item))
-				}
-			}
-			for _, key := range l.keys {
-				if len(l.items) == 0 {
-					pages = append(pages, int(key>>(keyBits-g.rowBits))/g.pageRows)
-				}
-			}
-		}
-	}
-	r.fetchPages(ctx, fetches, ids, rows.ids, place{kind: kindIDs, block: uint32(number)}, g.idRange, stats)
-	r.fetchPages(ctx, fetches, pages, rows.pages, place{kind: kindNeedles, block: uint32(number)}, g.pageRange, stats)
-	return rows
-}
-
-// fetchPages has pages fetched, neighbours in one request, and put into the map at once, to be
-// filled until fetches are done.
-func (r *Reader) fetchPages(ctx context.Context, fetches *errgroup.Group, wanted []int, into map[int][]byte,
-	at place, where func(page int) (off int64, n int), stats *model.Stats) {
-	slices.Sort(wanted)
-	wanted = slices.Compact(wanted)
-	for len(wanted) > 0 {
-		n := 1
-		start, size := where(wanted[0])
-		end := start + int64(size)
-		for n < len(wanted) {
-			off, size := where(wanted[n])
-			if off-end > int64(r.opts.MaxGap)/16 {
-				break
-			}
-			end = off + int64(size)
-			n++
-		}
-		pages, buf := wanted[:n], make([]byte, end-start)
-		wanted = wanted[n:]
-		for _, p := range pages {
-			off, size := where(p)
-			into[p] = buf[off-start:][:size]
-		}
-		fetches.Go(func() error {
-			if err := r.read(ctx, buf, start, stats); err != nil {
-				return err
-			}
-			for _, p := range pages {
-				off, size := where(p)
-				page := place{at.kind, at.block, uint32(p)}
-				if err := checkPage(buf[off-start:][:size], page); err != nil {
-					return r.corrupt(fmt.Sprintf("%s, group %d, page %d", at.kind, at.block, p), err)
-				}
-			}
-			return nil
-		})
-	}
 }

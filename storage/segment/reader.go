@@ -135,7 +135,7 @@ func (r *Reader) trimTail() {
 }
 
 // Info describes the segment.
-func (r *Reader) Info() Info { return r.footer.info() }
+func (r *Reader) Info() Info { return r.footer.info(r.index) }
 
 // Name is the path or key of the segment.
 func (r *Reader) Name() string { return r.src.Name() }

@@ -22,11 +22,7 @@ type Report struct {
 	Problems []error
 }
 
-const (
-	maxProblems = 100
-	// blockNumberBits hold the number of a block in its group.
-	blockNumberBits = 31
-)
+const maxProblems = 100
 
 // Verify reads a whole segment and checks all that can be checked: every checksum, the
 // order and uniqueness of rows, the counts of streams and blocks, bounds of time, row
@@ -55,7 +51,7 @@ type verifier struct {
 	needles []*needleRows // by group
 	keys    *needleSet
 	classes lineClasses
-	ids     [][]idEntry // by group, each a position and, in the low blockNumberBits, a block
+	ids     []idContent // by group
 	items   []uint32
 	streams []streamEntry // as the rows say
 	same    sameTime      // over the rows of equal time
@@ -128,7 +124,8 @@ func (v *verifier) sizes() {
 	}
 	for i := range x.groups {
 		s[kindNeedles.String()] += x.groups[i].matrixSize()
-		s[kindIDs.String()] += x.groups[i].ids.size()
+		s[kindIDs.String()] += x.groups[i].ids.size() - x.groups[i].ids.listBytes()
+		s[kindIDLists.String()] += x.groups[i].ids.listBytes()
 	}
 	for _, p := range x.postings {
 		s[kindPostings.String()] += int64(p.length)
@@ -183,64 +180,6 @@ func (v *verifier) checkPostings(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// readNeedles reads all needle groups.
-func (v *verifier) readNeedles(ctx context.Context) error {
-	v.needles = make([]*needleRows, len(v.r.index.groups))
-	v.ids = make([][]idEntry, len(v.r.index.groups))
-	for i := range v.r.index.groups {
-		g := &v.r.index.groups[i]
-		rows := newNeedleRows(g)
-		buf := make([]byte, g.size())
-		if err := v.r.read(ctx, buf, g.offset, nil); err != nil {
-			return err
-		}
-		v.needles[i] = rows
-		for p := range g.pages() {
-			off, n := g.pageRange(p)
-			rows.pages[p] = buf[off-g.offset:][:n]
-			if err := checkPage(rows.pages[p], place{kindNeedles, uint32(i), uint32(p)}); err != nil {
-				v.problemf(fmt.Sprintf("needle index, group %d, page %d", i, p), "%w", err)
-				v.needles[i] = nil // its keys need not be compared
-			}
-		}
-		for p := range g.ids.pages() {
-			off, n := g.idRange(p)
-			page := buf[off-g.offset:][:n]
-			err := checkPage(page, place{kindIDs, uint32(i), uint32(p)})
-			if err == nil {
-				err = v.readIDs(i, page, p)
-			}
-			if err != nil {
-				v.problemf(fmt.Sprintf("%s, group %d, page %d", kindIDs, i, p), "%w", err)
-				v.needles[i] = nil
-			}
-		}
-		slices.Sort(v.ids[i])
-		if n := len(v.ids[i]); n != g.ids.entries && v.needles[i] != nil {
-			v.problemf(fmt.Sprintf("%s, group %d", kindIDs, i), "%d entries, the block index says %d", n, g.ids.entries)
-		}
-	}
-	return nil
-}
-
-// readIDs takes over the entries of a page of an id table.
-func (v *verifier) readIDs(group int, page []byte, number int) error {
-	g := &v.r.index.groups[group]
-	var wrong error
-	err := g.ids.decodePage(page, number, func(position uint64, block int) bool {
-		if position>>g.ids.restBits() != uint64(number) || block >= g.blocks {
-			wrong = fmt.Errorf("block %d at %d", block, position)
-			return false
-		}
-		v.ids[group] = append(v.ids[group], idEntry(position<<blockNumberBits|uint64(block)))
-		return true
-	})
-	if wrong != nil {
-		return wrong
-	}
-	return err
 }
 
 // checkBlock reads every column of a block and compares it with all that is said about it.
@@ -341,42 +280,6 @@ func (v *verifier) checkHashes(ctx context.Context, b *block, where string) erro
 		v.problemf(where+", hash column", "hashes do not fit the rows")
 	}
 	return nil
-}
-
-// checkKeys makes sure that the needle index finds every row of the block.
-func (v *verifier) checkKeys(b *block, number int, offsets []uint32, lines []byte, columns []model.Column, where string) {
-	if b.meta.width == 0 || v.needles[b.meta.group] == nil {
-		return
-	}
-	if v.keys == nil {
-		v.keys = new(needleSet)
-	}
-	for row := range b.meta.rows {
-		v.keys.addLine(lines[offsets[row]:offsets[row+1]])
-	}
-	v.classes.find(lines)
-	v.items = appendIDs(v.items[:0], lines, offsets, v.classes.long)
-	for i, c := range columns {
-		for _, value := range c.Values[1:] {
-			v.items = append(v.items, pairItem(v.r.index.names[b.meta.metadata[i].name], []byte(value)))
-		}
-	}
-	rows, missing := v.needles[b.meta.group], 0
-	for key := range v.keys.all() {
-		if !allSet(b.meta, rows.probesOf([]uint32{key})) {
-			missing++
-		}
-	}
-	v.keys.reset()
-	for _, item := range v.items {
-		e := idEntry(rows.group.ids.position(item)<<blockNumberBits | uint64(number-rows.group.firstBlock))
-		if _, ok := slices.BinarySearch(v.ids[b.meta.group], e); !ok {
-			missing++
-		}
-	}
-	if missing > 0 {
-		v.problemf(where, "%d keys are missing in the needle index", missing)
-	}
 }
 
 // checkTotals compares what the rows said of each stream with the stream table.

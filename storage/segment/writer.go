@@ -64,7 +64,7 @@ func (o *WriterOptions) setDefaults() {
 }
 
 // Writer writes one segment. Rows must come in order; what it holds in memory is the
-// block being filled, the bits of the needle group being filled (at most about 12 MiB)
+// block being filled, the bits of the needle group being filled (maxGroupBytes at most)
 // and the stream table. After an error it refuses everything.
 type Writer struct {
 	out  io.Writer
@@ -234,7 +234,9 @@ func (w *Writer) Close() (Info, error) {
 		return Info{}, err
 	}
 	if len(w.group.blocks) > 0 {
-		w.endGroup()
+		if err := w.endGroup(true); err != nil {
+			return Info{}, err
+		}
 	}
 	w.labels.numbers = nil // every word is known
 	if err := w.writePostings(); err != nil {
@@ -245,7 +247,7 @@ func (w *Writer) Close() (Info, error) {
 		return Info{}, err
 	}
 	w.err = fmt.Errorf("write segment %s: %w", w.opts.ID, errClosed)
-	return ft.info(), nil
+	return ft.info(&w.index), nil
 }
 
 // small is the compression of everything but the lines, where a better level is cheap. A segment

@@ -257,7 +257,9 @@ func (w *Writer) endBlock() error {
 	w.index.blocks = append(w.index.blocks, meta)
 	b.reset()
 	if w.group.full() {
-		w.endGroup()
+		if err := w.endGroup(false); err != nil {
+			return err
+		}
 	}
 	return w.flush()
 }
@@ -280,12 +282,31 @@ func (w *Writer) appendLines(at place) int {
 	return len(w.buf) - start
 }
 
-// endGroup appends the needle group to w.buf.
-func (w *Writer) endGroup() {
+// endGroup writes the needle group out, and frees what it can on the way.
+func (w *Writer) endGroup(last bool) error {
+	const some = 1 << 20
 	number := uint32(len(w.index.groups))
-	var g group
-	w.buf, g = w.group.append(w.buf, number)
+	g := w.group.describe()
+	for page := range g.pages() {
+		w.buf = w.group.appendPage(w.buf, &g, page, number)
+		if len(w.buf) >= some {
+			if err := w.flush(); err != nil {
+				return err
+			}
+		}
+	}
+	w.group.reset()
+	var pages, lists []byte
+	g.ids, pages, lists = w.group.ids.build(w.opts.ID, number, g.blocks, last && number == 0)
+	g.ids.setOffset(w.offset + int64(len(w.buf)))
 	w.index.groups = append(w.index.groups, g)
+	for _, part := range [][]byte{pages, lists} {
+		w.buf = append(w.buf, part...)
+		if err := w.flush(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // name returns the provisional number of a metadata name.
