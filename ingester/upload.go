@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/skaldlog/skald/storage/catalog"
+	"github.com/skaldlog/skald/storage/object"
 	"github.com/skaldlog/skald/storage/segment"
 )
 
@@ -152,7 +153,7 @@ func (i *Ingester) merge(ctx context.Context, inputs []*localSegment) error {
 // promote marks a local segment for upload as it is; compaction will pack it. The new
 // name fixes its key.
 func (i *Ingester) promote(s *localSegment) error {
-	key := catalog.KeyFor(s.tenant, s.day, s.info.Level, s.info.MinTime, s.info.MaxTime, s.info.ID)
+	key := catalog.KeyFor(s.tenant, s.day, s.info.Level, s.info.MinTime, s.info.MaxTime, s.info.ID, s.info.IDs)
 	path := i.objectPath(key, extUploading)
 	if err := i.disk.Rename(s.path, path); err != nil {
 		return fmt.Errorf("marking a segment for upload: %w", err)
@@ -171,15 +172,20 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 		size += s.info.Size
 		first, last = min(first, s.info.MinTime), max(last, s.info.MaxTime)
 	}
-	key := catalog.KeyFor(td.tenant, td.day, uploadLevel, first, last, id)
-	temp, path := i.objectPath(key, extMerging), i.objectPath(key, extUploading)
+	// Where its ids are is known when it is written.
+	keyFor := func(ids segment.IDPages) object.Key {
+		return catalog.KeyFor(td.tenant, td.day, uploadLevel, first, last, id, ids)
+	}
+	key := keyFor(segment.IDPages{})
+	temp := i.objectPath(key, extMerging)
+	path := temp
 
 	file, err := i.disk.Create(temp)
 	if err != nil {
 		return nil, fmt.Errorf("merging segments: %w", err)
 	}
 	buf := bufio.NewWriterSize(file, int(min(4<<10+size, 256<<10)))
-	_, err = segment.Merge(ctx, buf, readers, segment.MergeOptions{WriterOptions: segment.WriterOptions{ID: id, Tenant: td.tenant, Level: uploadLevel, RowHash: i.cfg.RowHash}})
+	info, err := segment.Merge(ctx, buf, readers, segment.MergeOptions{WriterOptions: segment.WriterOptions{ID: id, Tenant: td.tenant, Level: uploadLevel, RowHash: i.cfg.RowHash}})
 	if err == nil {
 		err = buf.Flush()
 	}
@@ -187,6 +193,8 @@ func (i *Ingester) writeMerged(ctx context.Context, inputs []*localSegment) (_ *
 		err = file.Sync()
 	}
 	if err = errors.Join(err, file.Close()); err == nil {
+		key = keyFor(info.IDs)
+		path = i.objectPath(key, extUploading)
 		err = i.disk.Rename(temp, path)
 	}
 	if err == nil {

@@ -23,49 +23,100 @@ type piece struct {
 	damage error           // corrupt or missing
 	part   model.Part
 	series []model.Series
+	// hasSources says that others are likely to be merged into this one, excluded that the probe has
+	// found none of its rows.
+	hasSources, excluded bool
 }
 
 type readFunc func(ctx context.Context, p *piece) error
 
 func (p *piece) missing() bool { return errors.Is(p.damage, object.ErrNotFound) }
 
-// openAll lists the segments of the request's days and opens those that may have rows in
-// its range, and the merged ones that may replace one of these. What looks like a source of a merged
-// one waits until that is open, and mostly need not be opened then: sources stay for an hour, and
-// would double the requests.
-func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Request) ([]*piece, error) {
+// list returns the segments of the request's days that may have rows in its range, and the merged ones
+// that may replace one of these.
+func (r *Reader) list(ctx context.Context, tenant model.Tenant, req *model.Request) ([]*piece, error) {
 	refs, err := r.catalog.Around(ctx, tenant, req.Range)
 	if err != nil {
 		return nil, kinded(err)
 	}
-	var inRange []catalog.Ref
+	oldest, inRange := make(oldest), 0
 	for _, ref := range refs {
 		if req.Range.Overlaps(ref.Min, ref.Max) {
-			inRange = append(inRange, ref)
+			oldest.add(ref.Day, ref.Level, ref.ID)
+			inRange++
 		}
 	}
 	if req.Stats != nil {
 		req.Stats.SegmentsConsidered.Add(int64(len(refs)))
-		req.Stats.SegmentsPrunedTime.Add(int64(len(refs) - len(inRange)))
+		req.Stats.SegmentsPrunedTime.Add(int64(len(refs) - inRange))
 	}
 	var pieces []*piece
 	for _, ref := range refs {
-		if req.Range.Overlaps(ref.Min, ref.Max) || mayReplace(ref, inRange) {
+		if req.Range.Overlaps(ref.Min, ref.Max) || oldest.mayBeReplacedBy(ref) {
 			pieces = append(pieces, &piece{ref: ref})
+		}
+	}
+	return pieces, nil
+}
+
+// openAll lists the segments of a request and opens them. What looks like a source of a merged
+// one waits until that is open, and mostly need not be opened then: sources stay for an hour, and
+// would double the requests.
+//
+// What the probe excludes stays closed, unless it may replace a segment that is not excluded: of which
+// it was merged only its footer tells, and a deletion may have dropped the rows that the other still has.
+func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Request, probe *segment.Probe) ([]*piece, error) {
+	pieces, err := r.list(ctx, tenant, req)
+	if err != nil {
+		return nil, err
+	}
+	others, sources := likelySources(pieces)
+	held := make(oldest)
+	if len(req.Held) > 0 {
+		first := slices.Min(req.Held) // ids sort by age
+		for _, p := range pieces {
+			held.add(p.ref.Day, heldLevel, first)
 		}
 	}
 	open := func(ctx context.Context, p *piece) (err error) {
 		p.reader, err = r.open(accounted(ctx, req.Stats, true), p.ref)
 		return err
 	}
-	now, later := likelySources(pieces)
-	if err = r.each(ctx, now, open); err == nil && len(later) > 0 {
-		// The sources of one that is not opened are gone too: a merged segment names all generations.
-		gone := replaced(now)
-		later = slices.DeleteFunc(later, func(p *piece) bool { return gone[p.ref.ID] })
-		err = r.each(ctx, later, open)
+	openOrExclude := func(ctx context.Context, p *piece) error {
+		if probe != nil && !p.hasSources && !held.mayBeReplacedBy(p.ref) && r.excludes(accounted(ctx, req.Stats, true), probe, p.ref) {
+			p.excluded = true
+			return nil
+		}
+		return open(ctx, p)
 	}
-	return pieces, err
+	if err = r.each(ctx, others, openOrExclude); err == nil && len(sources) > 0 {
+		// The sources of one that is not opened are gone too: a merged segment names all generations.
+		gone := replaced(others)
+		sources = slices.DeleteFunc(sources, func(p *piece) bool { return gone[p.ref.ID] })
+		err = r.each(ctx, sources, openOrExclude)
+	}
+	if err != nil || probe == nil {
+		return pieces, err
+	}
+	left := make(oldest)
+	asked := slices.Concat(others, sources)
+	for _, p := range asked {
+		if !p.excluded {
+			left.add(p.ref.Day, p.ref.Level, p.ref.ID)
+		}
+	}
+	replacing := slices.DeleteFunc(asked, func(p *piece) bool { return !p.excluded || !left.mayBeReplacedBy(p.ref) })
+	return pieces, r.each(ctx, replacing, open)
+}
+
+// excludes asks the id table of a segment that is not open. What goes wrong is left to those who open it:
+// the key may be to blame, and they compare it with the segment.
+func (r *Reader) excludes(ctx context.Context, probe *segment.Probe, ref catalog.Ref) bool {
+	if _, open := r.opened(ref.Key); open {
+		return false
+	}
+	excluded, err := probe.Excludes(ctx, r.source(ref), ref.ID, ref.IDs)
+	return err == nil && excluded
 }
 
 // likelySources tells the segments, sorted by key, from those among them that another is likely to be
@@ -84,9 +135,13 @@ func likelySources(pieces []*piece) (others, sources []*piece) {
 			}
 		}
 		for _, p := range pieces[:n] {
-			if slices.ContainsFunc(merged, func(m *piece) bool {
-				return m.ref.Level > p.ref.Level && m.ref.ID > p.ref.ID && m.ref.Min <= p.ref.Min && p.ref.Max <= m.ref.Max
-			}) {
+			is := false
+			for _, m := range merged {
+				if m.ref.Level > p.ref.Level && m.ref.ID > p.ref.ID && m.ref.Min <= p.ref.Min && p.ref.Max <= m.ref.Max {
+					is, m.hasSources = true, true
+				}
+			}
+			if is {
 				sources = append(sources, p)
 			} else {
 				others = append(others, p)
@@ -101,14 +156,36 @@ func likelySources(pieces []*piece) (others, sources []*piece) {
 // segments, may be apart.
 const clockSkew = time.Hour
 
-// mayReplace reports whether a segment outside a query's range can be merged from one
-// inside. It can when all rows that it would have there were dropped by a deletion or by
+// oldest is when the oldest segment of each day and level was made.
+type oldest map[dayLevel]time.Time
+
+type dayLevel struct {
+	day   string
+	level int
+}
+
+// heldLevel is the level of segments that ingesters have.
+const heldLevel = -1
+
+func (o oldest) add(day string, level int, id string) {
+	made := idTime(id)
+	if at, ok := o[dayLevel{day, level}]; !ok || made.Before(at) {
+		o[dayLevel{day, level}] = made
+	}
+}
+
+// mayBeReplacedBy reports whether one of the segments can be what ref was merged from. Ref may lie outside a
+// query's range, or have none of the rows that it is about: when all those were dropped by a deletion or by
 // retention; the source, not yet deleted, must not bring them back. A merged segment has
 // a higher level than its sources and was made after them, so this is rarely true, and
 // queries over a short time do not open all of the day's segments.
-func mayReplace(ref catalog.Ref, inRange []catalog.Ref) bool {
-	for _, source := range inRange {
-		if source.Day == ref.Day && source.Level < ref.Level && idTime(source).Before(idTime(ref).Add(clockSkew)) {
+func (o oldest) mayBeReplacedBy(ref catalog.Ref) bool {
+	above := ref.Level
+	if above == catalog.MaxLevel {
+		above++ // its sources may have the highest level too
+	}
+	for level := heldLevel; level < above; level++ {
+		if made, ok := o[dayLevel{ref.Day, level}]; ok && made.Before(idTime(ref.ID).Add(clockSkew)) {
 			return true
 		}
 	}
@@ -116,12 +193,12 @@ func mayReplace(ref catalog.Ref, inRange []catalog.Ref) bool {
 }
 
 // idTime is when a segment was made, by the clock of who made it.
-func idTime(ref catalog.Ref) time.Time {
-	id, err := ulid.ParseStrict(ref.ID)
+func idTime(id string) time.Time {
+	parsed, err := ulid.ParseStrict(id)
 	if err != nil {
-		return time.Time{} // no Ref has such an id
+		return time.Time{} // no listed segment has such an id
 	}
-	return ulid.Time(id.Time())
+	return ulid.Time(parsed.Time())
 }
 
 // each runs fn for every segment that is not damaged, some at a time. Damage is noted with
@@ -154,7 +231,7 @@ func withoutReplaced(pieces []*piece, span model.TimeRange) []*piece {
 	left := make([]*piece, 0, len(pieces))
 	for _, p := range pieces {
 		// Damage outside the range matters too: what it would have replaced is unknown.
-		if !gone[p.ref.ID] && (span.Overlaps(p.ref.Min, p.ref.Max) || p.damage != nil) {
+		if !gone[p.ref.ID] && (span.Overlaps(p.ref.Min, p.ref.Max) && !p.excluded || p.damage != nil) {
 			left = append(left, p)
 		}
 	}

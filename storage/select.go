@@ -6,6 +6,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/object"
+	"github.com/skaldlog/skald/storage/segment"
 )
 
 // Select returns a part for each segment of the tenant that may hold rows of the request,
@@ -13,7 +14,7 @@ import (
 // from the object store when they are asked for. No row stands in two parts because of a
 // merge; a row pushed twice, or kept by two replicas, still may.
 func (r *Reader) Select(ctx context.Context, tenant model.Tenant, req *model.Request) (*model.Selection, error) {
-	pieces, warnings, err := r.query(ctx, tenant, req, func(ctx context.Context, p *piece) (err error) {
+	pieces, warnings, err := r.query(ctx, tenant, req, segment.NewProbe(req.Needles), func(ctx context.Context, p *piece) (err error) {
 		if info := p.reader.Info(); slices.Contains(req.Held, info.ID) {
 			p.part = model.Part{Segment: info.ID, MergedFrom: info.MergedFrom}
 			return nil
@@ -42,7 +43,7 @@ func (r *Reader) Select(ctx context.Context, tenant model.Tenant, req *model.Req
 // Series describes the tenant's streams that the request selects, sorted by labels, each
 // once, from the indexes alone. A row that several segments hold is counted several times.
 func (r *Reader) Series(ctx context.Context, tenant model.Tenant, req *model.Request) ([]model.Series, error) {
-	pieces, warnings, err := r.query(ctx, tenant, req, func(ctx context.Context, p *piece) (err error) {
+	pieces, warnings, err := r.query(ctx, tenant, req, nil, func(ctx context.Context, p *piece) (err error) {
 		p.series, err = p.reader.Series(ctx, req)
 		return err
 	})
@@ -63,12 +64,12 @@ func (r *Reader) Series(ctx context.Context, tenant model.Tenant, req *model.Req
 	return model.MergeSeries(lists), nil
 }
 
-// query lists and opens the segments of a request, reads each that no other replaces, and
-// does it all once more when one of these was gone, because the listing was older than a
+// query lists the segments of a request, opens those that the probe does not exclude, reads each that no
+// other replaces, and does it all once more when one of these was gone, because the listing was older than a
 // merge. What is still missing then, or is corrupt, is an error or a warning.
-func (r *Reader) query(ctx context.Context, tenant model.Tenant, req *model.Request, read readFunc) ([]*piece, []string, error) {
+func (r *Reader) query(ctx context.Context, tenant model.Tenant, req *model.Request, probe *segment.Probe, read readFunc) ([]*piece, []string, error) {
 	for attempt := 1; ; attempt++ {
-		pieces, err := r.openAll(ctx, tenant, req)
+		pieces, err := r.openAll(ctx, tenant, req, probe)
 		if err != nil {
 			return nil, nil, err
 		}

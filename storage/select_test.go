@@ -119,7 +119,7 @@ func TestDroppedRowsStayDropped(t *testing.T) {
 	equal(t, "dropped", got, nil)
 }
 
-func TestMayReplace(t *testing.T) {
+func TestMayBeReplacedBy(t *testing.T) {
 	id := func(minutes int) string {
 		w := world{t: t, made: uint64(minutes) * 60_000}
 		return w.newID()
@@ -127,7 +127,9 @@ func TestMayReplace(t *testing.T) {
 	source := catalog.Ref{Day: "2026-11-24", Level: 1, ID: id(100)}
 	f := func(day string, level, minutes int, want bool) {
 		t.Helper()
-		if got := mayReplace(catalog.Ref{Day: day, Level: level, ID: id(minutes)}, []catalog.Ref{source}); got != want {
+		o := make(oldest)
+		o.add(source.Day, source.Level, source.ID)
+		if got := o.mayBeReplacedBy(catalog.Ref{Day: day, Level: level, ID: id(minutes)}); got != want {
 			t.Errorf("day %s, level %d, minute %d: got %v", day, level, minutes, got)
 		}
 	}
@@ -136,6 +138,9 @@ func TestMayReplace(t *testing.T) {
 	f("2026-11-24", 2, 30, false)
 	f("2026-11-24", 1, 200, false)
 	f("2026-11-25", 2, 200, false)
+	source.Level = catalog.MaxLevel
+	f("2026-11-24", catalog.MaxLevel, 200, true)
+	f("2026-11-24", catalog.MaxLevel, 30, false)
 }
 
 // Between the listing and the reading a merge ends and its sources go.

@@ -138,17 +138,14 @@ func newMetrics(reg prometheus.Registerer) metrics {
 // open returns the reader of a listed segment. Readers of objects hold no file, so one that
 // falls out of the cache while a query uses it needs no care.
 func (r *Reader) open(ctx context.Context, ref catalog.Ref) (*segment.Reader, error) {
-	r.mu.Lock()
-	reader, ok := r.mu.open.Get(ref.Key)
-	r.mu.Unlock()
-	if ok {
+	if reader, ok := r.opened(ref.Key); ok {
 		r.metrics.opened.WithLabelValues("hit").Inc()
 		return reader, nil
 	}
 	reader, joined, err := r.opens.Do(ctx, ref.Key, func(ctx context.Context) (*segment.Reader, error) {
 		reader, err := segment.Open(ctx, r.source(ref), r.cfg.Segment)
 		if err == nil {
-			err = checkIdentity(ref, reader.Info())
+			err = CheckIdentity(ref, reader.Info())
 		}
 		if err == nil {
 			r.keep(ref.Key, reader)
@@ -167,6 +164,12 @@ func (r *Reader) open(ctx context.Context, ref catalog.Ref) (*segment.Reader, er
 	return reader, nil
 }
 
+func (r *Reader) opened(key object.Key) (*segment.Reader, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.open.Get(key)
+}
+
 // source returns a segment's bytes. When they turn out to be gone, at whatever moment of a
 // query, the listing that named them is old, and the next query makes a new one.
 func (r *Reader) source(ref catalog.Ref) segment.Source {
@@ -178,14 +181,16 @@ func (r *Reader) source(ref catalog.Ref) segment.Source {
 	return src
 }
 
-// checkIdentity refuses a segment that is not the one its key promises: another tenant's,
-// or one with rows where its key says there are none, which pruning would lose.
-func checkIdentity(ref catalog.Ref, info segment.Info) error {
+// CheckIdentity refuses a segment that is not the one its key promises: another tenant's, or one with
+// rows where its key says there are none, which pruning would lose, or with its ids elsewhere.
+func CheckIdentity(ref catalog.Ref, info segment.Info) error {
 	switch {
 	case info.ID != ref.ID, info.Tenant != ref.Tenant:
 		return fault.New(fault.Corrupt, "segment %s: the object holds the segment %s of tenant %q", ref.Key, info.ID, info.Tenant)
 	case info.Rows > 0 && (info.MinTime < ref.Min || info.MaxTime > ref.Max):
 		return fault.New(fault.Corrupt, "segment %s: its rows lie between %d and %d", ref.Key, info.MinTime, info.MaxTime)
+	case info.IDs != ref.IDs:
+		return fault.New(fault.Corrupt, "segment %s: its ids lie in %d pages of %d bytes at %d", ref.Key, info.IDs.Pages, info.IDs.PageBytes, info.IDs.Offset)
 	}
 	return nil
 }

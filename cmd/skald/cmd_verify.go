@@ -103,6 +103,9 @@ func (v *verification) bucket(ctx context.Context, url string, opts object.Optio
 		}
 		ref.Size = info.Size
 		report, err := segment.Verify(ctx, storage.NewSource(store, ref))
+		if err == nil {
+			err = storage.CheckIdentity(ref, report.Info)
+		}
 		if errors.Is(err, object.ErrNotFound) {
 			continue
 		}

@@ -1,6 +1,6 @@
 // Package catalog says which segments exist. There is no database and no manifest: a
-// segment's key carries its tenant, its UTC day, its level, its time range and its id, so
-// one LIST of a tenant's day is the catalog of that day. The storage reader, the compactor
+// segment's key carries its tenant, its UTC day, its level, its time range and its id, and where it
+// can be asked for ids, so one LIST of a tenant's day is the catalog of that day. The storage reader, the compactor
 // and the verifier call it.
 //
 // A listing is a hint, not the truth. It may be stale by itself, and it is cached for a

@@ -17,13 +17,14 @@ import (
 
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/object"
+	"github.com/skaldlog/skald/storage/segment"
 )
 
 const day = 24 * int64(time.Hour)
 
 func putSegment(t *testing.T, s object.Store, tenant model.Tenant, first, last int64, id string) object.Key {
 	t.Helper()
-	key := KeyFor(tenant, DayOf(first), 0, first, last, id)
+	key := KeyFor(tenant, DayOf(first), 0, first, last, id, segment.IDPages{})
 	put(t, s, key)
 	return key
 }

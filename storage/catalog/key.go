@@ -11,6 +11,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/storage/object"
+	"github.com/skaldlog/skald/storage/segment"
 )
 
 // Ref says what a segment's key tells about it.
@@ -25,6 +26,9 @@ type Ref struct {
 	Min, Max int64
 	// ID is the segment's ULID.
 	ID string
+	// IDs is where the segment's id table lies, if it has one for all of its blocks. Readers compare
+	// what a key says of ids with the segment as they do with the times.
+	IDs segment.IDPages
 	// Size is the object's size in bytes; 0 when the Ref comes from ParseKey.
 	Size int64
 }
@@ -73,12 +77,15 @@ const (
 // KeyFor returns the key of a segment:
 //
 //	<tenant>/<day>/<level>-<min>-<max>-<id>.seg
+//	<tenant>/<day>/<level>-<min>-<max>-<id>-<offset>_<pages>_<bytes>.seg
 //
 // Times are 19 digits, so that keys of a level sort by time; one before 1970 is "m" and
-// the 19 digits of its magnitude. ParseKey is the inverse.
-func KeyFor(tenant model.Tenant, day string, level int, min, max int64, id string) object.Key {
+// the 19 digits of its magnitude. Offset, pages and bytes of a page are those of the id table, in
+// hexadecimal digits; without them, there is none that could be asked before the segment is opened.
+// ParseKey is the inverse.
+func KeyFor(tenant model.Tenant, day string, level int, min, max int64, id string, ids segment.IDPages) object.Key {
 	var b strings.Builder
-	b.Grow(len(tenant) + len(day) + 2*20 + len(id) + 12)
+	b.Grow(len(tenant) + len(day) + 2*20 + len(id) + 40)
 	b.WriteString(string(tenant))
 	b.WriteByte('/')
 	b.WriteString(day)
@@ -90,6 +97,14 @@ func KeyFor(tenant model.Tenant, day string, level int, min, max int64, id strin
 	writeTime(&b, max)
 	b.WriteByte('-')
 	b.WriteString(id)
+	if ids != (segment.IDPages{}) {
+		separator := byte('-')
+		for _, n := range []int64{ids.Offset, int64(ids.Pages), int64(ids.PageBytes)} {
+			b.WriteByte(separator)
+			b.WriteString(strconv.FormatInt(n, 16))
+			separator = '_'
+		}
+	}
 	b.WriteString(Suffix)
 	return object.Key(b.String())
 }
@@ -125,6 +140,28 @@ func parseTime(s string) (int64, error) {
 	return int64(magnitude), nil
 }
 
+func parseIDs(s string) (ids segment.IDPages, err error) {
+	parts := strings.Split(s, "_")
+	var n [3]uint64
+	for i := range n {
+		if len(parts) != len(n) || strings.HasPrefix(parts[i], "0") || strings.ToLower(parts[i]) != parts[i] {
+			return ids, errIDs(s)
+		}
+		if n[i], err = strconv.ParseUint(parts[i], 16, 63); err != nil {
+			return ids, errIDs(s)
+		}
+	}
+	ids = segment.IDPages{Offset: int64(n[0]), Pages: int(n[1]), PageBytes: int(n[2])}
+	if !ids.Valid(maxTime) {
+		return segment.IDPages{}, errIDs(s)
+	}
+	return ids, nil
+}
+
+func errIDs(s string) error {
+	return fmt.Errorf("got the place of ids %q, want offset_pages_bytes of a table", s)
+}
+
 // ParseKey reads a segment's key. It accepts exactly what KeyFor makes of valid arguments,
 // so two keys never mean the same segment, and a Ref's times lie in its day.
 func ParseKey(key object.Key) (Ref, error) {
@@ -153,8 +190,13 @@ func parseKey(key object.Key) (Ref, error) {
 	ref.Day = day
 	stem, ok := strings.CutSuffix(name, Suffix)
 	fields := strings.Split(stem, "-")
-	if !ok || len(fields) != 4 {
-		return ref, fmt.Errorf("got name %q, want level-min-max-id%s", name, Suffix)
+	if !ok || len(fields) < 4 || len(fields) > 5 {
+		return ref, fmt.Errorf("got name %q, want level-min-max-id%s or level-min-max-id-ids%s", name, Suffix, Suffix)
+	}
+	if len(fields) == 5 {
+		if ref.IDs, err = parseIDs(fields[4]); err != nil {
+			return ref, err
+		}
 	}
 	if len(fields[0]) != 1 || fields[0][0] < '0' || fields[0][0] > '0'+MaxLevel {
 		return ref, fmt.Errorf("got level %q, want 0 to %d", fields[0], MaxLevel)

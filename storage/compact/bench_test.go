@@ -40,7 +40,7 @@ func benchUploads(t testing.TB, store object.Store, raw int64) (lines, stored in
 		info, err := w.Close()
 		must(t, err)
 		stored += info.Size
-		key := catalog.KeyFor("t", catalog.DayOf(info.MinTime), 1, info.MinTime, info.MaxTime, info.ID)
+		key := catalog.KeyFor("t", catalog.DayOf(info.MinTime), 1, info.MinTime, info.MaxTime, info.ID, info.IDs)
 		must(t, store.Put(t.Context(), key, bytes.NewReader(buf.Bytes()), info.Size))
 	}
 	return lines, stored

@@ -97,8 +97,8 @@ func (c *Compactor) footer(ctx context.Context, ref catalog.Ref) (*seg, error) {
 		return nil, err
 	}
 	s := &seg{ref: ref, info: reader.Info()}
-	if s.info.ID != ref.ID || s.info.Tenant != ref.Tenant {
-		return nil, fault.New(fault.Corrupt, "segment %s: the object holds the segment %s of tenant %q", ref.Key, s.info.ID, s.info.Tenant)
+	if err := storage.CheckIdentity(ref, s.info); err != nil {
+		return nil, err
 	}
 	c.known.Put(ref.ID, s, int64(512+48*len(s.info.MergedFrom)))
 	return s, nil

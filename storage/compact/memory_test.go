@@ -73,7 +73,7 @@ func streamUploads(t testing.TB, store object.Store, streams int) {
 		}
 		info, err := w.Close()
 		must(t, err)
-		key := catalog.KeyFor("t", catalog.DayOf(info.MinTime), 1, info.MinTime, info.MaxTime, info.ID)
+		key := catalog.KeyFor("t", catalog.DayOf(info.MinTime), 1, info.MinTime, info.MaxTime, info.ID, info.IDs)
 		must(t, store.Put(t.Context(), key, bytes.NewReader(buf.Bytes()), info.Size))
 	}
 }

@@ -169,7 +169,7 @@ func (m *merging) upload(ctx context.Context, file *temporary) error {
 			first, last = min(first, s.ref.Min), max(last, s.ref.Max)
 		}
 	}
-	key := catalog.KeyFor(m.d.tenant, m.d.day, m.info.Level, first, last, m.id)
+	key := catalog.KeyFor(m.d.tenant, m.d.day, m.info.Level, first, last, m.id, m.info.IDs)
 	m.key = string(key)
 	m.stage("upload", m.progress.TotalRows)
 	defer m.changed(m.d.tenantDay) // it may be there even if Put has failed

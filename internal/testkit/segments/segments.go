@@ -49,7 +49,7 @@ func Put(t testing.TB, store object.Store, tenant model.Tenant, level int, id st
 	}
 	info, err := w.Close()
 	must(err)
-	key := catalog.KeyFor(tenant, catalog.DayOf(info.MinTime), level, info.MinTime, info.MaxTime, id)
+	key := catalog.KeyFor(tenant, catalog.DayOf(info.MinTime), level, info.MinTime, info.MaxTime, id, info.IDs)
 	must(store.Put(context.Background(), key, bytes.NewReader(buf.Bytes()), int64(buf.Len())))
 	ref, err := catalog.ParseKey(key)
 	must(err)
