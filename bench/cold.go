@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -108,7 +110,7 @@ func coldCorpus(ctx context.Context, o options, questions []question) ([]coldRes
 		r := &results[i]
 		r.question, r.stored, r.objects, r.corpusBytes = &questions[i], stored, objects, truth.bytes
 		for range coldRuns {
-			if err := coldRun(ctx, o, root, truth, questions, i, r); err != nil {
+			if err := coldRun(ctx, o, root, truth, i, r); err != nil {
 				return nil, fmt.Errorf("%s: %w", r.question.name, err)
 			}
 		}
@@ -119,8 +121,8 @@ func coldCorpus(ctx context.Context, o options, questions []question) ([]coldRes
 }
 
 // coldRun asks a question of two fresh processes with empty directories: of one at once, and
-// then again; of the other after another question, for which it has opened all segments.
-func coldRun(ctx context.Context, o options, root string, t *truth, questions []question, i int, r *coldResult) error {
+// then again; of the other when it has opened all segments.
+func coldRun(ctx context.Context, o options, root string, t *truth, i int, r *coldResult) error {
 	fresh := func(use func(p *process) error) error {
 		var err error
 		if o.dir, err = os.MkdirTemp(root, "fresh-"); err != nil {
@@ -161,14 +163,31 @@ func coldRun(ctx context.Context, o options, root string, t *truth, questions []
 		return err
 	}
 	return fresh(func(p *process) error {
-		other := (i + 1) % len(coldNames)
-		if _, _, err := ask(ctx, p.addr, t, other, &questions[other]); err != nil {
+		if err := openAll(ctx, p.addr, o); err != nil {
 			return err
 		}
 		took, stats, err := ask(ctx, p.addr, t, i, r.question)
 		r.open, r.openStats = append(r.open, took), stats
 		return err
 	})
+}
+
+// openAll has all segments opened: who asks for an id opens only those that have it.
+func openAll(ctx context.Context, addr string, o options) error {
+	url := fmt.Sprintf("%s/loki/api/v1/labels?start=%d&end=%d", addr, o.corpus.Start.UnixNano(), o.corpus.Start.Add(o.corpus.Span).UnixNano())
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, res.Body)
+	if err = errors.Join(err, res.Body.Close()); err == nil && res.StatusCode != http.StatusOK {
+		err = &statusError{res.StatusCode, "labels"}
+	}
+	return err
 }
 
 func reportCold(results [][]coldResult) {
