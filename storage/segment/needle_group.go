@@ -22,11 +22,11 @@ const (
 	minRowBits   = 6  // for segments with little in them
 	maxWidth     = 1 << (keyBits - groupRowBits)
 	pageBytes    = 256
-	// A group ends when it has this many blocks or this many bytes of bits and ids, which is
-	// what a writer keeps in memory. A gigabyte of lines needs about 13 MiB; compaction's largest
-	// objects, of one and a half, are to have one group, for then their keys say where their ids are.
+	// A group ends when it has this many blocks, or this many bytes of bits or of ids, which a writer
+	// keeps in memory. Compaction's largest objects, of 256 MB, have 13 and 10 MB: they are to have one
+	// group, for then their keys say where their ids are.
 	maxGroupBlocks = 1 << 14
-	maxGroupBytes  = 24 << 20
+	maxGroupBytes  = 16 << 20
 )
 
 // group describes a needle group; it stands in the block index.
@@ -139,7 +139,7 @@ func (b *groupBuilder) add(c cells) {
 }
 
 func (b *groupBuilder) full() bool {
-	return len(b.blocks) >= maxGroupBlocks || b.bytes+b.ids.bytes() >= maxGroupBytes
+	return len(b.blocks) >= maxGroupBlocks || max(b.bytes, b.ids.bytes()) >= maxGroupBytes
 }
 
 // describe ends the group, but for its ids.

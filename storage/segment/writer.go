@@ -64,7 +64,7 @@ func (o *WriterOptions) setDefaults() {
 }
 
 // Writer writes one segment. Rows must come in order; what it holds in memory is the
-// block being filled, the bits of the needle group being filled (maxGroupBytes at most)
+// block being filled, the bits of the needle group being filled (twice maxGroupBytes at most)
 // and the stream table. After an error it refuses everything.
 type Writer struct {
 	out  io.Writer
