@@ -189,7 +189,7 @@ type idTableWriter struct {
 
 func newIDTableWriter(entries, blocks int, whole bool) *idTableWriter {
 	w := &idTableWriter{blocks: blocks, room: 8 * (idPageMost - idPageHead)}
-	const difference = 7.6 // bits, if differences are as random as can be
+	const difference = 6.6 // bits, if differences are as random as can be
 	size := difference + float64(w.blockBits())
 	w.pages = min(max(1, int(float64(entries)*size/8+idPageTarget/2)/idPageTarget), maxIDPages)
 	perPage := float64(entries) / float64(w.pages)

@@ -28,8 +28,8 @@ import (
 const (
 	// idSpread is how many values a position can have for each entry: one look-up in so many finds
 	// a block in vain. idLowBits of the difference of two neighbours are written as they are.
-	idSpread  = 64
-	idLowBits = 6
+	idSpread  = 32
+	idLowBits = 5
 	// idPageTarget is the mean size of pages, idPageMost the largest. Their room is the mean and a
 	// standard deviation, which is 2.5 % of 4 KiB (and 5 % of 1 KiB): one position in 500 is in the lists
 	// then, and found by opening the segment.

@@ -40,8 +40,8 @@ type WriterOptions struct {
 }
 
 // DefaultNeedleBits: a phrase of 25 letters has about ten keys; if they were as rare as can be, a
-// block without the phrase would pass with a probability of 0.55^10.
-const DefaultNeedleBits = 1.25
+// block without the phrase would pass with a probability of 0.58^10.
+const DefaultNeedleBits = 1.15
 
 func (o *WriterOptions) setDefaults() {
 	if o.ID == "" {
