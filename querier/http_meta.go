@@ -87,7 +87,7 @@ func (q *Querier) labelSetsIn(r *http.Request, tenants []model.Tenant, start, en
 	var matchers []*labels.Matcher
 	var err error
 	if text := r.Form.Get("query"); text != "" {
-		if matchers, err = syntax.ParseMatchers(text, false); err != nil {
+		if matchers, err = syntax.ParseMatchers(text); err != nil {
 			return nil, err
 		}
 	}
@@ -304,7 +304,7 @@ func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
 			return nil, fault.New(fault.Invalid, "0 matchers in group: %s", text)
 		}
 		var err error
-		if groups[i], err = syntax.ParseMatchers(text, false); err != nil {
+		if groups[i], err = syntax.ParseSeries(text); err != nil {
 			return nil, err
 		}
 	}

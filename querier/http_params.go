@@ -105,7 +105,7 @@ func (q *Querier) readSelector(w http.ResponseWriter, r *http.Request) (s stream
 	if empty {
 		s.in.Through = s.in.From
 	}
-	s.matchers, err = syntax.ParseMatchers(s.get("query"), false)
+	s.matchers, err = syntax.ParseMatchers(s.get("query"))
 	return s, err
 }
 

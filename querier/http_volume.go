@@ -74,7 +74,7 @@ func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool
 	default:
 		return v, fault.New(fault.Invalid, "invalid aggregation option")
 	}
-	v.matchers, err = syntax.ParseMatchers(p.get("query"), true)
+	v.matchers, err = syntax.ParseMatchersOrAll(p.get("query"))
 	return v, err
 }
 

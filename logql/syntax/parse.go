@@ -31,14 +31,16 @@ func Parse(query string) (Expr, error) {
 	return e, nil
 }
 
-// ParseLog parses a query that must yield log lines.
+// ParseLog parses a query that must yield log lines. A metric query is refused for its
+// own mistakes first.
 func ParseLog(query string) (*LogExpr, error) {
-	log, err := ParseLogOfAny(query)
+	e, err := Parse(query)
 	if err != nil {
 		return nil, err
 	}
-	if err := checkMatchers(log.Matchers); err != nil {
-		return nil, err
+	log, ok := e.(*LogExpr)
+	if !ok {
+		return nil, errOnlyLog
 	}
 	return log, nil
 }
@@ -56,23 +58,47 @@ func ParseLogOfAny(query string) (*LogExpr, error) {
 	return log, nil
 }
 
-// ParseMatchers parses a bare selector. With allowEmpty it may be {}, which matches
-// every stream.
-func ParseMatchers(query string, allowEmpty bool) ([]*labels.Matcher, error) {
-	e, deferred, err := parse(query)
+// ParseMatchers parses a bare selector. Any other query is refused for its own mistakes
+// first.
+func ParseMatchers(query string) ([]*labels.Matcher, error) {
+	if _, err := Parse(query); err != nil {
+		return nil, err
+	}
+	return ParseSeries(query)
+}
+
+// ParseMatchersOrAll is ParseMatchers with {} allowed, which matches every stream.
+func ParseMatchersOrAll(query string) ([]*labels.Matcher, error) {
+	if log, err := parseBare(query); err == nil && len(log.Matchers) == 0 {
+		return log.Matchers, nil
+	}
+	return ParseMatchers(query)
+}
+
+// ParseSeries is ParseMatchers for selectors of series: any other query is refused as
+// such, whatever else is wrong with it.
+func ParseSeries(query string) ([]*labels.Matcher, error) {
+	log, err := parseBare(query)
 	if err != nil {
 		return nil, err
 	}
-	if log, ok := e.(*LogExpr); !allowEmpty || ok && len(log.Matchers) > 0 {
-		if err := validate(e, deferred); err != nil {
-			return nil, err
-		}
+	if err := checkMatchers(log.Matchers); err != nil {
+		return nil, err
+	}
+	return log.Matchers, nil
+}
+
+// parseBare parses a selector without stages, without a look at its matchers.
+func parseBare(query string) (*LogExpr, error) {
+	e, _, err := parse(query)
+	if err != nil {
+		return nil, err
 	}
 	log, ok := e.(*LogExpr)
 	if !ok || len(log.Stages) > 0 {
 		return nil, errOnlyMatchers
 	}
-	return log.Matchers, nil
+	return log, nil
 }
 
 // parser is a recursive descent parser. Errors leave it as panics of *ParseError, which

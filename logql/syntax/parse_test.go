@@ -247,30 +247,34 @@ func TestParseLogAndMatchers(t *testing.T) {
 		return err.Error()
 	}
 	const tooWide = "parse error : " + errEmptySelector
-	for _, c := range []struct{ query, log, matchers, matchersOrEmpty string }{
-		{`{a="b"}`, "", "", ""},
-		{`({a="b"})`, "", "", ""},
-		{`{}`, tooWide, tooWide, ""},
-		{`{a=~".*"}`, tooWide, tooWide, tooWide},
-		{`{a="b"} |= "x"`, "", errOnlyMatchers.Error(), errOnlyMatchers.Error()},
-		{`rate({a="b"}[5m])`, errOnlyLog.Error(), errOnlyMatchers.Error(), errOnlyMatchers.Error()},
-		{`rate({}[5m])`, errOnlyLog.Error(), tooWide, errOnlyMatchers.Error()},
-		{`{a="b"`, `parse error at line 1, col 7: syntax error: unexpected $end, expecting } or ,`,
-			`parse error at line 1, col 7: syntax error: unexpected $end, expecting } or ,`,
-			`parse error at line 1, col 7: syntax error: unexpected $end, expecting } or ,`},
+	const noUnwrap = "parse error : invalid aggregation rate_counter without unwrap"
+	const open = `parse error at line 1, col 7: syntax error: unexpected $end, expecting } or ,`
+	onlyLog, onlyMatchers := errOnlyLog.Error(), errOnlyMatchers.Error()
+	for _, c := range []struct{ query, log, matchers, orAll, series string }{
+		{`{a="b"}`, "", "", "", ""},
+		{`({a="b"})`, "", "", "", ""},
+		{`{}`, tooWide, tooWide, "", tooWide},
+		{`{a=~".*"}`, tooWide, tooWide, tooWide, tooWide},
+		{`{a="b"} |= "x"`, "", onlyMatchers, onlyMatchers, onlyMatchers},
+		{`{} |= "x"`, tooWide, tooWide, tooWide, onlyMatchers},
+		{`rate({a="b"}[5m])`, onlyLog, onlyMatchers, onlyMatchers, onlyMatchers},
+		{`rate({}[5m])`, tooWide, tooWide, tooWide, onlyMatchers},
+		{`rate_counter({a="b"}[5m])`, noUnwrap, noUnwrap, noUnwrap, onlyMatchers},
+		{`{a="b"`, open, open, open, open},
 	} {
 		_, err := ParseLog(c.query)
-		if got := message(err); got != c.log {
-			t.Errorf("ParseLog(%s): got %q, want %q", c.query, got, c.log)
+		check := func(parser, want string) {
+			if got := message(err); got != want {
+				t.Errorf("%s(%s): got %q, want %q", parser, c.query, got, want)
+			}
 		}
-		_, err = ParseMatchers(c.query, false)
-		if got := message(err); got != c.matchers {
-			t.Errorf("ParseMatchers(%s): got %q, want %q", c.query, got, c.matchers)
-		}
-		_, err = ParseMatchers(c.query, true)
-		if got := message(err); got != c.matchersOrEmpty {
-			t.Errorf("ParseMatchers(%s, allowEmpty): got %q, want %q", c.query, got, c.matchersOrEmpty)
-		}
+		check("ParseLog", c.log)
+		_, err = ParseMatchers(c.query)
+		check("ParseMatchers", c.matchers)
+		_, err = ParseMatchersOrAll(c.query)
+		check("ParseMatchersOrAll", c.orAll)
+		_, err = ParseSeries(c.query)
+		check("ParseSeries", c.series)
 	}
 }
 
