@@ -110,8 +110,12 @@ func (q *Querier) labelSetsIn(r *http.Request, tenants []model.Tenant, start, en
 	return sets, nil
 }
 
-// spans reports whether the range touches the time from the first entry to the last.
+// spans reports whether the range touches the time from the first entry to the last. Its
+// end, in milliseconds as in Loki's index, does not belong to it, unless it is one moment.
 func spans(lists [][]model.Series, start, end int64) bool {
+	if end > start {
+		end = floorTo(end, int64(time.Millisecond)) - 1
+	}
 	before, after := false, false
 	for _, list := range lists {
 		for i := range list {

@@ -26,6 +26,40 @@ func TestSeriesOfAMoment(t *testing.T) {
 	}
 }
 
+// TestLabelsBeforeTheFirstEntry: the millisecond in which a range ends does not belong to
+// it, but a moment has labels.
+func TestLabelsBeforeTheFirstEntry(t *testing.T) {
+	r := newTailRig(t)
+	first := floorTo(time.Now().UnixNano(), int64(time.Millisecond))
+	r.push(lines("a", first, "x"))
+	for _, c := range []struct {
+		start, end int64
+		want       bool
+	}{{first - 1e9, first, false}, {first - 1e9, first + 999_999, false}, {first - 1e9, first + 1e6, true}, {first, first, true}} {
+		for _, path := range []string{"labels", "label/app/values"} {
+			_, body := r.get("/loki/api/v1/"+path, "start", fmt.Sprint(c.start), "end", fmt.Sprint(c.end))
+			if found := strings.Contains(body, `"a`); found != c.want {
+				t.Errorf("%s in [%d, %d), first at %d: %s", path, c.start, c.end, first, body)
+			}
+		}
+	}
+}
+
+// TestVolumeOfTargets: a stream counts when it has all labels that are asked for, by
+// whatever the volumes are added up.
+func TestVolumeOfTargets(t *testing.T) {
+	r := newTailRig(t)
+	r.push(lines("a", time.Now().UnixNano(), "x"))
+	for targets, want := range map[string]bool{"app": true, "app,region": false, "region": false} {
+		for _, by := range []string{"series", "labels"} {
+			_, body := r.get("/loki/api/v1/index/volume", "query", `{app="a"}`, "targetLabels", targets, "aggregateBy", by)
+			if found := strings.Contains(body, `"app":`); found != want {
+				t.Errorf("%s by %s: %s", targets, by, body)
+			}
+		}
+	}
+}
+
 func TestNotUpgrading(t *testing.T) {
 	for _, c := range []struct {
 		connection, upgrade string

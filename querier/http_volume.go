@@ -97,7 +97,8 @@ func (p params) volumeLimit() (int, error) {
 	return p.limit("limit", defaultLimit)
 }
 
-// selecting are the request's matchers; a target they do not name must be there, too.
+// selecting are the request's matchers; every target that they do not name must be there,
+// too, whatever the volumes are added up by.
 func (v volumeRequest) selecting() []*labels.Matcher {
 	matchers := v.matchers
 	for _, t := range v.targets {
