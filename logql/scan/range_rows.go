@@ -133,9 +133,27 @@ func dropsEmpty(agg *syntax.RangeAgg, grouping *syntax.Grouping, instant bool) b
 	if grouping == nil && slices.ContainsFunc(agg.Range.Log.Stages, takesLabelsAway) {
 		return true
 	}
+	if !instant || agg.Grouping != nil || time.Duration(agg.Range.Range) <= splitRange {
+		return false
+	}
 	switch agg.Op {
-	case "count_over_time", "rate", "bytes_over_time", "bytes_rate", "sum_over_time", "min_over_time", "max_over_time":
-		return instant && agg.Grouping == nil && time.Duration(agg.Range.Range) > splitRange
+	case "count_over_time", "bytes_over_time":
+		return grouping == nil || !slices.ContainsFunc(agg.Range.Log.Stages, extractsAll)
+	case "rate", "bytes_rate", "sum_over_time", "min_over_time", "max_over_time":
+		return true
+	}
+	return false
+}
+
+// extractsAll reports whether a stage makes labels of whatever a line holds. Where there
+// is one, Loki groups the parts themselves, to have few series of them, and what it adds
+// up then are the groups as they are.
+func extractsAll(s syntax.Stage) bool {
+	switch s := s.(type) {
+	case *syntax.JSONStage:
+		return len(s.Extract) == 0
+	case *syntax.LogfmtStage:
+		return len(s.Extract) == 0
 	}
 	return false
 }
