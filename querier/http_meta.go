@@ -297,8 +297,11 @@ func (q *Querier) serveSeries(w http.ResponseWriter, r *http.Request) error {
 	return q.writeJSON(w, r, append(b, "]}\n"...))
 }
 
-// matcherGroups parses the selectors of a series request. None, or {} alone, is all series.
+// matcherGroups parses the selectors of a series request, each once and in order of their
+// text, so that of several mistakes the same one is told. None, or {} alone, is all series.
 func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
+	slices.Sort(selectors)
+	selectors = slices.Compact(selectors)
 	if len(selectors) == 0 || len(selectors) == 1 && strings.ReplaceAll(selectors[0], " ", "") == "{}" {
 		return [][]*labels.Matcher{nil}, nil
 	}

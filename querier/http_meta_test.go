@@ -58,3 +58,23 @@ func BenchmarkLabels(b *testing.B) {
 		})
 	}
 }
+
+func TestMatcherGroups(t *testing.T) {
+	for _, c := range []struct {
+		selectors []string
+		groups    int
+		want      string
+	}{
+		{nil, 1, ""},
+		{[]string{"{}"}, 1, ""},
+		{[]string{"{}", "{}"}, 1, ""},
+		{[]string{`{a="b"}`, `{a="b"}`, `{c="d"}`}, 2, ""},
+		{[]string{`{a="b"}`, "{ }"}, 0, "0 matchers in group: { }"},
+		{[]string{"{z}", "{=}"}, 0, "parse error at line 1, col 2: syntax error: unexpected =, expecting IDENTIFIER or }"},
+	} {
+		groups, err := matcherGroups(slices.Clone(c.selectors))
+		if err != nil && err.Error() != c.want || err == nil && c.want != "" || len(groups) != c.groups {
+			t.Errorf("%q: %d groups, %v", c.selectors, len(groups), err)
+		}
+	}
+}
