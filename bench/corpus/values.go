@@ -123,8 +123,6 @@ func zipf(r *rand.Rand, n int) int {
 	return min(n-1, int(1<<e|x&(1<<e-1))-1)
 }
 
-func pick(r *rand.Rand, from []string) string { return from[r.IntN(len(from))] }
-
 // often picks the first ones far more often.
 func often(r *rand.Rand, from []string) string { return from[zipf(r, len(from))] }
 

@@ -2,7 +2,6 @@ package object
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"log/slog"
 	"sync"
@@ -25,13 +24,6 @@ type CacheConfig struct {
 	DiskBytes int64
 	// Cacheable says which objects never change; nil means all.
 	Cacheable func(Key) bool
-}
-
-// RegisterFlags declares the settings, with their defaults.
-func (c *CacheConfig) RegisterFlags(fs *flag.FlagSet) {
-	fs.Int64Var(&c.MemoryBytes, "storage.cache.memory-bytes", 64<<20, "Memory for recently read pieces of segments from a remote object store. 0 turns it off.")
-	fs.StringVar(&c.Dir, "storage.cache.dir", "", "Directory for recently read pieces of segments from a remote object store. It is used by one process only and may be deleted while that one is stopped. Empty keeps them in memory alone.")
-	fs.Int64Var(&c.DiskBytes, "storage.cache.disk-bytes", 10<<30, "How much -storage.cache.dir may hold.")
 }
 
 // maxCachedRange keeps a few huge reads from emptying the cache of what is useful.

@@ -39,7 +39,6 @@ type columnBuilder struct {
 	spare   map[string]uint32 // numbers, to be used again
 	codes   []uint32          // one per row that was reached; missing rows at the end lack the key
 	present int
-	ordinal int // among the columns of the block
 	// recent has numbers of values, by a byte that tells most of them apart: levels and the
 	// like come again and again, and comparing is cheaper than looking up.
 	recent [8]uint32

@@ -38,16 +38,6 @@ func (c Codec) String() string {
 	return "codec " + strconv.Itoa(int(c))
 }
 
-// ParseCodec returns the codec of a name as users write it: none, zstd, snappy, s2 or fields.
-func ParseCodec(name string) (Codec, error) {
-	for c, n := range codecNames {
-		if n == name {
-			return c, nil
-		}
-	}
-	return 0, fmt.Errorf("unknown codec %q, want fields, zstd, s2, snappy or none", name)
-}
-
 // ZstdLevel trades CPU for size. The zero value is ZstdFastest.
 type ZstdLevel uint8
 

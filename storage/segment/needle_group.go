@@ -79,8 +79,6 @@ type cells struct {
 	width int
 }
 
-func (c cells) at(i int) bool { return c.bits[i>>6]>>(i&63)&1 != 0 }
-
 // cellsOf thins the keys of a block to bitsPerKey bits per key and empties the set.
 func cellsOf(s *needleSet, bitsPerKey float64) cells {
 	width := int(math.Round(float64(s.count()) * bitsPerKey / (1 << groupRowBits)))

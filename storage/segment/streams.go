@@ -223,8 +223,7 @@ func (t *streamTable) get(i int) *streamLabels {
 		start = t.ends[i-1]
 	}
 	pairs := t.pairs[start:t.ends[i]]
-	var b labels.ScratchBuilder
-	b = labels.NewScratchBuilder(len(pairs) / 2)
+	b := labels.NewScratchBuilder(len(pairs) / 2)
 	for k := 0; k < len(pairs); k += 2 {
 		b.Add(t.symbols[pairs[k]], t.symbols[pairs[k+1]])
 	}
