@@ -12,6 +12,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/skaldlog/skald/agent/clock"
 	"github.com/skaldlog/skald/agent/positions"
 )
 
@@ -197,4 +198,92 @@ func realPath(path string) string {
 		return r
 	}
 	return path
+}
+
+// add makes a file the log's newest generation. Nothing is added when another log reads it,
+// or when it was read to its end before.
+func (l *tailLog) add(c *candidate, now int64) *generation {
+	if l.knownContent(c) || !l.t.own(l, c.st.id) {
+		c.close()
+		return nil
+	}
+	if l.since == 0 {
+		l.since = l.t.began
+	}
+	g := l.generation(c, now)
+	g.ledger = l.t.store.Track(positions.Record{
+		Key: l.key, ID: g.id, Real: g.path, Fingerprint: g.fp, Modified: g.mtime, Since: l.since,
+	})
+	l.append(g)
+	l.t.limitOpen(l)
+	return g
+}
+
+// append makes a generation the newest, but for one that stands at the path.
+func (l *tailLog) append(g *generation) {
+	if n := len(l.gens); n > 0 && !l.gens[n-1].replaced {
+		l.gens = slices.Insert(slices.Clone(l.gens), n-1, g)
+		return
+	}
+	l.gens = append(l.gens, g)
+}
+
+// resume goes on with a file that was read to its end, and has got the log's name again.
+func (l *tailLog) resume(c *candidate, now int64) *generation {
+	if l.generationOf(c.st.id) != nil {
+		c.close()
+		return nil
+	}
+	for _, ledger := range l.t.store.Ledgers(l.key) {
+		r := ledger.Record()
+		if r.ID != c.st.id || !r.Finished || !c.holds(r) {
+			continue
+		}
+		ledger.Forget()
+		l.goOn(c, r, now)
+		return l.generationOf(r.ID)
+	}
+	return l.add(c, now)
+}
+
+// generation makes a generation of a file, to be read from its start.
+func (l *tailLog) generation(c *candidate, now int64) *generation {
+	l.problem.Store(nil)
+	l.t.log.Debug("reading a file", "path", c.path, "log", l.path, "inode", c.st.id.Ino, "compressed", c.z != nil)
+	g := &generation{
+		f: c.f, z: c.z, id: c.st.id, fp: fingerprint(c.head), path: c.path, size: c.st.size, mtime: c.st.mtime, quiet: now, replaced: true,
+		text: newCharset(l.target.Encoding).ordered(c.head),
+	}
+	if g.z != nil {
+		g.size, g.packed = 0, c.st.size
+	}
+	l.t.Stats.OpenFiles.Add(1)
+	return g
+}
+
+// goOn makes a copy of what was read of a file, which is gone, the log's newest generation;
+// it is read from where the other ended.
+func (l *tailLog) goOn(c *candidate, of positions.Record, now int64) {
+	if !l.t.own(l, c.st.id) {
+		c.close()
+		return
+	}
+	g := l.generation(c, now)
+	g.off, g.scanned, g.tail = of.Offset, of.Offset, of.Tail
+	g.replayFrom(of.Stamps)
+	rec := of
+	rec.ID, rec.Real, rec.Fingerprint, rec.Modified, rec.Since, rec.Finished = g.id, g.path, g.fp, g.mtime, l.since, false
+	g.ledger = l.t.store.Track(rec)
+	l.append(g)
+	l.t.limitOpen(l)
+}
+
+// moved makes the generation that goes on reading in c what g was.
+func (l *tailLog) moved(g *generation, c *candidate) *generation {
+	n := l.generation(c, clock.Now())
+	n.fp, n.ledger, n.off, n.tail, n.scanned, n.base, n.replay = g.fp, g.ledger, g.off, g.tail, g.off, g.base, g.replay
+	l.t.log.Debug("going on in a copy", "path", n.path, "log", l.path, "offset", n.off)
+	n.ledger.Move(n.id, n.path, n.mtime)
+	l.t.own(l, n.id)
+	return n
 }

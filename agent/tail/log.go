@@ -471,31 +471,3 @@ func (t *Tailer) own(l *tailLog, id positions.ID) bool {
 	t.mu.owners[k] = l
 	return true
 }
-
-// limitOpen closes descriptors of other logs while there are too many. First go those that
-// lie idle; a file that waits to be read can be opened again as long as its path stays.
-func (t *Tailer) limitOpen(self *tailLog) {
-	if t.Stats.OpenFiles.Load() <= int64(t.cfg.MaxOpen) {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for pass := range 2 {
-		probes := 0
-		for _, l := range t.mu.logs {
-			if t.Stats.OpenFiles.Load() <= int64(t.cfg.MaxOpen) || probes > 256 {
-				break
-			}
-			probes++
-			s := l.sched.state
-			if l == self || s == running || !l.isOpen || pass == 0 && s != idle || len(l.gens) != 1 || l.gens[0].replaced {
-				continue
-			}
-			l.closeFiles()
-			l.isOpen = len(l.late) > 0
-			if l.consumer != nil && !l.consumer.Pending() {
-				l.consumer = nil
-			}
-		}
-	}
-}
