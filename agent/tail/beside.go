@@ -211,11 +211,11 @@ func (l *tailLog) known(s sibling) bool {
 		}
 	}
 	c := l.openCandidate(s.path)
-	if c == nil || c.st.id != s.id {
+	if c == nil {
 		return false
 	}
 	defer c.close()
-	return l.knownContent(c)
+	return c.st.id == s.id && l.knownContent(c)
 }
 
 // knownContent reports whether a file has been taken already, by this log or another one of

@@ -103,3 +103,37 @@ func TestCopiesWaitForTheirLog(t *testing.T) {
 	tl.done(l, outcome{remove: true})
 	expect("there is no original", noCopy)
 }
+
+// A file that was renamed while its directory was read is left to the next look, and not left
+// open.
+func TestRenamedSiblingIsClosed(t *testing.T) {
+	dir := t.TempDir()
+	store, err := positions.Open(filepath.Join(dir, "positions.yaml"), positions.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	tl, err := New(Config{}, []Target{{Job: "files", Path: filepath.Join(dir, "app.log")}}, store)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tg := tl.allTargets()[0]
+	path := filepath.Join(dir, "app.log")
+	tl.start(tg, positions.Key{Job: tg.group, Path: path})
+	l := tl.take()
+	if err := os.WriteFile(path+".1", []byte("one line\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if l.known(sibling{path: path + ".1", id: positions.ID{Dev: 1, Ino: 1}}) {
+		t.Error("a file is known by the name that another one had")
+	}
+	fds, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Skip(err)
+	}
+	for _, fd := range fds {
+		if to, _ := os.Readlink("/proc/self/fd/" + fd.Name()); to == path+".1" {
+			t.Error("the file is left open")
+		}
+	}
+}
