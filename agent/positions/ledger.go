@@ -27,12 +27,12 @@ type Tail struct {
 	Sum uint64 `json:"sum,string"`
 }
 
-// maxTail is how many bytes a Tail covers at most.
-const maxTail = 64
+// MaxTail is how many bytes a Tail covers at most.
+const MaxTail = 64
 
 // TailOf returns the tail of a range of bytes that ends at an offset.
 func TailOf(b []byte) Tail {
-	b = b[max(len(b)-maxTail, 0):]
+	b = b[max(len(b)-MaxTail, 0):]
 	if len(b) == 0 {
 		return Tail{}
 	}

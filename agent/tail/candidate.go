@@ -68,8 +68,8 @@ func (c *candidate) close() {
 func (c *candidate) record(l *tailLog, modified int64) positions.Record {
 	r := positions.Record{Key: l.key, ID: c.st.id, Real: c.path, Fingerprint: fingerprint(c.head), Modified: modified, Since: l.since}
 	if c.z == nil {
-		var buf [maxTail]byte
-		b := buf[:min(c.st.size, maxTail)]
+		var buf [positions.MaxTail]byte
+		b := buf[:min(c.st.size, positions.MaxTail)]
 		r.Offset = c.st.size
 		if n, _ := c.f.ReadAt(b, r.Offset-int64(len(b))); n == len(b) { // without a tail the head must do
 			r.Tail = positions.TailOf(b)

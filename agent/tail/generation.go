@@ -19,10 +19,6 @@ import (
 // headSize is how many bytes of a file its fingerprint covers at most.
 const headSize = 1024
 
-// maxTail is how many bytes before a position are read with what follows, to see that they
-// are the same as before.
-const maxTail = 64
-
 // generation is one file that a log's path has named. Its f is nil while it is closed.
 // Offsets and the fingerprint of a compressed file are those of its content.
 type generation struct {
@@ -115,8 +111,8 @@ func tailFits(r io.ReaderAt, off int64, tail positions.Tail) bool {
 	if tail.Len == 0 {
 		return true
 	}
-	var buf [maxTail]byte
-	b := buf[:min(tail.Len, maxTail)]
+	var buf [positions.MaxTail]byte
+	b := buf[:min(tail.Len, positions.MaxTail)]
 	n, err := r.ReadAt(b, off-int64(len(b)))
 	return n == len(b) && (err == nil || errors.Is(err, io.EOF)) && tail.Fits(b)
 }
@@ -135,8 +131,8 @@ func (g *generation) replayFrom(stamps []positions.Stamp) {
 
 // tailAt reads the tail of what stands before off.
 func (g *generation) tailAt(off int64) positions.Tail {
-	var buf [maxTail]byte
-	b := buf[:min(off, maxTail)]
+	var buf [positions.MaxTail]byte
+	b := buf[:min(off, positions.MaxTail)]
 	if n, _ := g.readAt(b, off-int64(len(b))); n < len(b) { // then the next read will see why
 		return positions.Tail{}
 	}

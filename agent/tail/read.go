@@ -19,7 +19,7 @@ func (l *tailLog) read(g *generation, buf []byte) (bool, error) {
 	if err := l.t.fault("read", g.path); err != nil {
 		return false, err
 	}
-	limit, back := l.limit(g, len(buf)-maxTail), g.tail.Len
+	limit, back := l.limit(g, len(buf)-positions.MaxTail), g.tail.Len
 	n, err := g.readAt(buf[:back+limit], g.off-int64(back))
 	ended := errors.Is(err, io.EOF)
 	if err != nil && !ended && (g.z == nil || n <= back) {
@@ -117,7 +117,7 @@ func (l *tailLog) hand(g *generation, raw []byte, back int, to int64) {
 // and never held in memory.
 func (l *tailLog) readLong(g *generation, buf []byte) (bool, error) {
 	pos := max(g.scanned, g.off)
-	buf = buf[:len(buf)-maxTail]
+	buf = buf[:len(buf)-positions.MaxTail]
 	for {
 		n, err := g.readAt(buf, pos)
 		if w := int64(g.text.width()); w > 1 {

@@ -39,37 +39,40 @@ func (l *tailLog) resolve(now int64) {
 	l.missing = 0
 	st := statOf(fi)
 	if i := slices.IndexFunc(l.gens, func(g *generation) bool { return g.id == st.id }); i >= 0 {
-		g := l.gens[i]
-		if g.replaced {
-			l.replaceAll(now) // it was read before it got the path's name: what had that is left behind
-		}
-		l.gens = append(slices.Delete(slices.Clone(l.gens), i, i+1), g) // what stands at the path is the newest
-		g.replaced, g.path = false, realPath(l.path)
-		current := l.openCandidate(l.path) // it may have been truncated and written anew
-		l.catchUp(current, now)
-		if current != nil {
-			current.close()
-		}
-		return
+		l.stays(i, now)
+	} else if !l.takeBack(st.id, now) {
+		l.rotated(now, first)
 	}
-	if g := l.takeBack(st.id, now); g != nil {
-		return
-	}
-	l.rotated(now, first)
 }
 
-// takeBack handles a path that names a file again that was thought to be left behind.
-func (l *tailLog) takeBack(id positions.ID, now int64) *generation {
+// stays handles a path that names generation i, still or again.
+func (l *tailLog) stays(i int, now int64) {
+	g := l.gens[i]
+	if g.replaced {
+		l.replaceAll(now) // it was read before it got the path's name: what had that is left behind
+	}
+	l.gens = append(slices.Delete(slices.Clone(l.gens), i, i+1), g) // what stands at the path is the newest
+	g.replaced, g.path = false, realPath(l.path)
+	current := l.openCandidate(l.path) // it may have been truncated and written anew
+	l.catchUp(current, now)
+	if current != nil {
+		current.close()
+	}
+}
+
+// takeBack handles a path that names a file again that was thought to be left behind; false
+// when it names another one.
+func (l *tailLog) takeBack(id positions.ID, now int64) bool {
 	for i, g := range l.late {
 		if g.id == id {
 			l.late = slices.Delete(l.late, i, i+1)
 			l.replaceAll(now)
 			l.gens = append(l.gens, g)
 			g.replaced = false
-			return g
+			return true
 		}
 	}
-	return nil
+	return false
 }
 
 // replaceAll notes that the path names none of the generations any more.

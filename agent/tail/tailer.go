@@ -253,7 +253,7 @@ func (t *Tailer) step(place string) {
 
 // worker gives turns to logs until the tailer is closed.
 func (t *Tailer) worker() {
-	buf := make([]byte, t.cfg.Buffer+maxTail)
+	buf := make([]byte, t.cfg.Buffer+positions.MaxTail)
 	for {
 		l := t.take()
 		if l == nil {
