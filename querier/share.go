@@ -3,6 +3,7 @@ package querier
 import (
 	"context"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc"
@@ -63,10 +64,16 @@ func (q *Querier) execute(ctx context.Context, tenants []model.Tenant, lim *limi
 		if s.plan(); len(s.slices) < 2 {
 			return q.evaluateHere(ctx, tenants, el, p, expr)
 		}
-		if _, log := expr.(*syntax.LogExpr); log {
-			return s.logs(ctx)
-		}
-		return s.metric(ctx)
+		var result *engine.Result
+		err := q.pool.Within(ctx, func(ctx context.Context) (err error) {
+			if _, log := expr.(*syntax.LogExpr); log {
+				result, err = s.logs(ctx)
+			} else {
+				result, err = s.metric(ctx)
+			}
+			return err
+		})
+		return result, err
 	})
 }
 
@@ -93,7 +100,7 @@ type sharing struct {
 
 	slices      []slice
 	parallelism int
-	memory      int64 // of results gathered
+	memory      atomic.Int64 // of results that are kept
 }
 
 // attempts is how many queriers are asked for a slice before this one does it.
@@ -141,12 +148,30 @@ func (q *Querier) evaluateSlice(ctx context.Context, t task) (*engine.Result, er
 	return result, err
 }
 
-// charge counts the memory of results.
-func (s *sharing) charge(n int64) error {
-	if s.memory += n; s.q.cfg.MaxMemory > 0 && s.memory > s.q.cfg.MaxMemory {
+// keep counts bytes of results against what one query may hold.
+func (s *sharing) keep(n int64) error {
+	if total := s.memory.Add(n); s.q.cfg.MaxMemory > 0 && total > s.q.cfg.MaxMemory {
 		return scan.MemoryError(s.q.cfg.MaxMemory)
 	}
 	return nil
+}
+
+// weightOf is about how many bytes of memory a slice's result takes.
+func weightOf(r *engine.Result) (n int64) {
+	for i := range r.Streams {
+		n += entriesWeight(r.Streams[i].Entries)
+	}
+	for i := range r.Series {
+		n += int64(len(r.Series[i].Points))*16 + 64
+	}
+	return n
+}
+
+func entriesWeight(entries []scan.Entry) (n int64) {
+	for i := range entries {
+		n += int64(len(entries[i].Line)) + 128
+	}
+	return n
 }
 
 func (s *sharing) newResult(kind string) *engine.Result {

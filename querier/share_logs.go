@@ -29,9 +29,10 @@ func (s *sharing) logs(ctx context.Context) (*engine.Result, error) {
 			if err := m.take(r.Streams, func(ts int64, limit int) ([]scan.Stream, error) { return s.moment(ctx, wave[i], ts, limit) }); err != nil {
 				return nil, err
 			}
-			if err := s.charge(m.grown); err != nil {
+			if err := s.keep(m.grown); err != nil {
 				return nil, err
 			}
+			scan.Hold(ctx, m.grown-weightOf(r))
 			m.grown = 0
 		}
 	}
@@ -70,11 +71,17 @@ func (s *sharing) wave(ctx context.Context, wave []slice, m *logMerge) ([]*engin
 			failed, end = o.err, o.i
 		} else {
 			results[o.i] = o.result
+			scan.Hold(ctx, weightOf(o.result))
 			if n := enough(results[:end], m.left); n < end || n == end && holds(results[:end], m.left) {
 				failed, end = nil, n // whatever happened to those behind
 			}
 		}
-		clear(results[end:])
+		for i, r := range results[end:] {
+			if r != nil {
+				scan.Hold(ctx, -weightOf(r))
+				results[end+i] = nil
+			}
+		}
 		for _, cancel := range ctxs[end:] {
 			cancel()
 		}
@@ -132,7 +139,7 @@ type logMerge struct {
 	left    int // entries that are wanted still
 	streams []scan.Stream
 	index   map[[2]string]int
-	grown   int64
+	grown   int64 // bytes of entries that were added since the last look
 }
 
 // take adds the streams of the next slice, of which the first entries are wanted. moment
@@ -159,7 +166,6 @@ func (m *logMerge) take(streams []scan.Stream, moment func(ts int64, limit int) 
 	edge := times[m.left-1]
 	before := func(ts int64) bool { return m.forward && ts < edge || !m.forward && ts > edge }
 	whole := times[m.left] != edge // nobody else is at the edge
-	at := 0
 	cut := make([]scan.Stream, len(streams))
 	for i, s := range streams {
 		for j := range s.Entries {
@@ -170,7 +176,6 @@ func (m *logMerge) take(streams []scan.Stream, moment func(ts int64, limit int) 
 			}
 		}
 		cut[i] = s
-		at += len(s.Entries)
 	}
 	m.add(cut)
 	if whole {
@@ -199,9 +204,7 @@ func (m *logMerge) add(streams []scan.Stream) {
 		}
 		m.streams[i].Entries = append(m.streams[i].Entries, s.Entries...)
 		m.left -= len(s.Entries)
-		for j := range s.Entries {
-			m.grown += int64(len(s.Entries[j].Line)) + 128
-		}
+		m.grown += entriesWeight(s.Entries)
 	}
 }
 

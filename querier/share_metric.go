@@ -1,6 +1,7 @@
 package querier
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"sort"
@@ -12,7 +13,9 @@ import (
 	"github.com/skaldlog/skald/logql/scan"
 )
 
-// metric evaluates all slices and puts the points of each series together.
+// metric evaluates all slices and puts the points of each series together. Results count as
+// held from their arrival: together they may be as many times larger than what a slice may
+// hold as there are slices.
 func (s *sharing) metric(ctx context.Context) (*engine.Result, error) {
 	results := make([]*engine.Result, len(s.slices))
 	g, gctx := errgroup.WithContext(ctx)
@@ -22,16 +25,21 @@ func (s *sharing) metric(ctx context.Context) (*engine.Result, error) {
 			if gctx.Err() != nil {
 				return context.Cause(gctx)
 			}
-			results[i], err = s.run(gctx, one)
-			return err
+			if results[i], err = s.run(gctx, one); err != nil {
+				return err
+			}
+			n := weightOf(results[i])
+			scan.Hold(ctx, n)
+			return s.keep(n)
 		})
 	}
-	if err := g.Wait(); err != nil {
+	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
 		return nil, err
 	}
 	out := s.newResult("matrix")
 	byHash := map[uint64][]int{}
-	for _, r := range results {
+	for i, r := range results {
+		results[i] = nil // what was copied may go
 		s.count(out, r)
 		for _, series := range r.Series {
 			i := seriesAt(out.Series, byHash, series.Labels)
@@ -39,9 +47,6 @@ func (s *sharing) metric(ctx context.Context) (*engine.Result, error) {
 				out.Series = append(out.Series, engine.Series{Labels: series.Labels})
 			}
 			out.Series[i].Points = append(out.Series[i].Points, series.Points...)
-			if err := s.charge(int64(len(series.Points))*16 + 64); err != nil {
-				return nil, err
-			}
 		}
 	}
 	sort.SliceStable(out.Series, func(i, j int) bool { return labels.Compare(out.Series[i].Labels, out.Series[j].Labels) < 0 })

@@ -2,18 +2,27 @@ package querier
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"io"
+	"log/slog"
 	"math"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/prometheus/model/labels"
+	"google.golang.org/grpc"
 
+	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/limits"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/logql/engine"
 	"github.com/skaldlog/skald/logql/scan"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -209,5 +218,66 @@ func TestCutsBetweenEntriesOfOneTime(t *testing.T) {
 				t.Errorf("forward %t, limit %d, %d left: %s", forward, limit, m.left, diff)
 			}
 		}
+	}
+}
+
+// cannedPeer is a querier that answers every slice with the same frames.
+type cannedPeer struct {
+	grpc.ClientConnInterface
+	frames [][]byte
+	asked  atomic.Int64
+}
+
+func (p *cannedPeer) NewStream(context.Context, *grpc.StreamDesc, string, ...grpc.CallOption) (grpc.ClientStream, error) {
+	p.asked.Add(1)
+	return &cannedStream{frames: p.frames}, nil
+}
+
+type cannedStream struct {
+	grpc.ClientStream
+	frames [][]byte
+}
+
+func (*cannedStream) SendMsg(any) error { return nil }
+func (*cannedStream) CloseSend() error  { return nil }
+func (s *cannedStream) RecvMsg(m any) error {
+	if len(s.frames) == 0 {
+		return io.EOF
+	}
+	*m.(*rpc.RawMessage) = s.frames[0]
+	s.frames = s.frames[1:]
+	return nil
+}
+
+// TestSharedResultsAreBounded checks that a shared query is ended as soon as what its slices
+// have brought is too much, for itself or for all queries together, and gives it back.
+func TestSharedResultsAreBounded(t *testing.T) {
+	const points = 1000
+	result := someResult(0, points)
+	one := weightOf(result)
+	peer := &cannedPeer{}
+	_ = sendResult(result, func(frame []byte) error { peer.frames = append(peer.frames, frame); return nil })
+	hour := int64(time.Hour)
+	ask := func(own, all int64) error {
+		peer.asked.Store(0)
+		q := New(Config{MaxConcurrent: 1, MaxOutstanding: 1, MaxMemory: own, TotalMemory: all}, nil, nil, nil, prometheus.NewRegistry(), slog.New(slog.DiscardHandler))
+		q.UsePeers(everyone{{ID: "a"}, {ID: "b"}, {ID: "c"}}, func(string) (grpc.ClientConnInterface, error) { return peer, nil })
+		lim := limits.Defaults()
+		lim.MaxQueryParallelism = 1
+		expr, err := syntax.Parse(`rate({a="b"}[5m])`)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = q.execute(context.Background(), []model.Tenant{"t"}, &lim, engine.Params{Start: 0, End: 12 * hour, Step: time.Minute}, expr)
+		return err
+	}
+	if err := ask(100*one, 100*one); err != nil || peer.asked.Load() < 10 {
+		t.Fatalf("with room for all %d slices: %v", peer.asked.Load(), err)
+	}
+	if err := ask(3*one, 100*one); err == nil || !strings.Contains(err.Error(), "more memory than its budget") || peer.asked.Load() > 5 {
+		t.Errorf("with room for three of a query, after %d: %v", peer.asked.Load(), err)
+	}
+	if err := ask(100*one, 3*one); fault.Of(err) != fault.Unavailable || !strings.Contains(err.Error(), "querier.total-memory") || peer.asked.Load() > 5 {
+		t.Errorf("with room for three of all queries, after %d: %v", peer.asked.Load(), err)
 	}
 }
