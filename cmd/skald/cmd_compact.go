@@ -5,6 +5,9 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -55,7 +58,11 @@ func runCompact(ctx context.Context, std stdio, args []string) error {
 	}
 	reg := prometheus.NewRegistry()
 	cfg.object.Registerer, cfg.object.Logger = reg, logger
-	store, err := object.Open(ctx, rest[0], cfg.object)
+	where, err := objectsIn(rest[0])
+	if err != nil {
+		return usageError{fmt.Errorf("compact: %w", err)}
+	}
+	store, err := object.Open(ctx, where, cfg.object)
 	if err != nil {
 		return usageError{err}
 	}
@@ -70,6 +77,26 @@ func runCompact(ctx context.Context, std stdio, args []string) error {
 	}
 	fmt.Fprintln(std.out, sum)
 	return err
+}
+
+// objectsIn is the object store that the user means: of a server's data directory, the
+// objects in it. A directory that does not exist is a typing error, not an empty store.
+func objectsIn(dir string) (string, error) {
+	if strings.Contains(dir, "://") {
+		return dir, nil
+	}
+	if _, err := os.Stat(dir); err != nil {
+		return "", err
+	}
+	if objects := filepath.Join(dir, objectsDir); isDir(objects) && isDir(filepath.Join(dir, "wal")) {
+		return objects, nil
+	}
+	return dir, nil
+}
+
+func isDir(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.IsDir()
 }
 
 // progressLine shows each step on a terminal, in one line that is written over.

@@ -48,6 +48,10 @@ func runVerify(ctx context.Context, std stdio, args []string) error {
 	if err != nil {
 		return err
 	}
+	if v.segments+v.bad == 0 {
+		fmt.Fprintf(std.out, "no segments in %s, so nothing is proved; is it the data directory or the storage URL of a server?\n", rest[0])
+		return nil
+	}
 	fmt.Fprintf(std.out, "%d segments, %d rows, %d bytes of lines in %d bytes stored: ", v.segments, v.rows, v.bytes, v.stored)
 	if v.bad > 0 {
 		fmt.Fprintf(std.out, "%d DAMAGED\n", v.bad)
@@ -128,7 +132,11 @@ func (v *verification) count(name string, report segment.Report, err error) erro
 	switch {
 	case err != nil:
 		v.bad++
-		fmt.Fprintf(v.std.out, "DAMAGED %s: %v\n", name, err)
+		text := err.Error()
+		if !strings.Contains(text, name) {
+			text = name + ": " + text
+		}
+		fmt.Fprintln(v.std.out, "DAMAGED", text)
 	case !v.quiet:
 		fmt.Fprintf(v.std.out, "ok %s: %d rows\n", name, report.Info.Rows)
 	}

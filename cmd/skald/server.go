@@ -103,6 +103,9 @@ func (c *serverConfig) source() conf.Source {
 	}
 }
 
+// objectsDir is where in the data directory objects are when no storage URL is given.
+const objectsDir = "objects"
+
 // validate checks what no single part can, and fills what follows from other settings.
 func (c *serverConfig) validate() error {
 	var err error
@@ -128,7 +131,7 @@ func (c *serverConfig) validate() error {
 		return err
 	}
 	if c.storageURL == "" {
-		dir, err := filepath.Abs(filepath.Join(c.dataDir, "objects"))
+		dir, err := filepath.Abs(filepath.Join(c.dataDir, objectsDir))
 		if err != nil {
 			return fmt.Errorf("-data.dir=%s: %w", c.dataDir, err)
 		}

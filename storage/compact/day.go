@@ -188,7 +188,7 @@ func (c *Compactor) noteDamage(ctx context.Context, j *job, err error) {
 	for _, s := range j.inputs {
 		if mentions(err, s.ref.Key) {
 			c.damaged[s.ref.Key] = c.now()
-			c.logger.ErrorContext(ctx, "a segment is corrupt, it is left out of compaction; run 'skald verify' on it, restore or remove it", "segment", s.ref.Key, "err", err)
+			c.logger.ErrorContext(ctx, "a segment is corrupt, and is left out of compaction", "segment", s.ref.Key, "err", err)
 		}
 	}
 }

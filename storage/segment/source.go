@@ -72,5 +72,5 @@ func (s *file) Close() error { return s.f.Close() }
 
 // corrupt makes the error for bytes of src that make no sense.
 func corrupt(src Source, where string, err error) error {
-	return fault.Wrap(fault.Corrupt, fmt.Errorf("segment %s: %s: %w (run 'skald verify' on it; restore or remove it)", src.Name(), where, err))
+	return fault.Wrap(fault.Corrupt, fmt.Errorf("segment %s: %s: %w (restore it or remove it; 'skald verify' finds all that are damaged)", src.Name(), where, err))
 }
