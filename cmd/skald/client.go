@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"time"
 
 	"golang.org/x/term"
@@ -131,7 +132,7 @@ func (s clientSpec) parse(std stdio, args []string) (c *clientCommand, done bool
 	if s.register != nil {
 		s.register(fs)
 	}
-	c.args, done, err = parseFlags(std, fs, args, clientEnv(), s.name+" "+s.usage)
+	c.args, done, err = parseFlags(std, fs, args, clientEnv(), strings.TrimSpace(s.name+" "+s.usage))
 	if done || err != nil {
 		return nil, done, err
 	}

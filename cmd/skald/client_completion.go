@@ -53,7 +53,7 @@ func describeAll() []described {
 func writeHelpLong(w io.Writer) error {
 	writeHelp(w)
 	for _, d := range describeAll() {
-		fmt.Fprintf(w, "\n%s\n    %s\n\n", strings.TrimSpace("skald "+d.name+" "+d.args), d.short)
+		fmt.Fprintf(w, "\n%s\n    %s\n", strings.TrimSpace("skald "+d.name+" "+d.args), d.short)
 		if d.set != nil {
 			conf.WriteUsage(w, d.set, d.src)
 		}

@@ -127,7 +127,20 @@ func dispatch(ctx context.Context, std stdio, args []string) error {
 	if name == "delete" {
 		return badUsage("delete: expected create, list or cancel; see `skald delete create --help`")
 	}
-	return badUsage("unknown command %q; `skald help` lists the commands", name)
+	return badUsage("unknown command %q; %s`skald help` lists the commands", name, didYouMean(name))
+}
+
+// didYouMean names the command that is nearest to what was typed, if one is near.
+func didYouMean(name string) string {
+	var known []string
+	for _, c := range commands() {
+		first, _, _ := strings.Cut(c.name, " ")
+		known = append(known, first)
+	}
+	if near := conf.Closest(name, known); len(near) > 0 {
+		return fmt.Sprintf("did you mean %q? ", near[0])
+	}
+	return ""
 }
 
 // findCommand recognizes the command whose name args start with. Between the words of a
@@ -166,7 +179,7 @@ func parseFlags(std stdio, fs *flag.FlagSet, args []string, src conf.Source, usa
 	rest, err = conf.Parse(fs, args, src)
 	switch {
 	case conf.IsHelp(err):
-		fmt.Fprintf(std.out, "Usage: skald %s\n\nFlags:\n", usage)
+		fmt.Fprintf(std.out, "Usage: skald %s\n", usage)
 		conf.WriteUsage(std.out, fs, src)
 		return nil, true, nil
 	case err != nil:
@@ -176,7 +189,11 @@ func parseFlags(std stdio, fs *flag.FlagSet, args []string, src conf.Source, usa
 }
 
 func runVersion(_ context.Context, std stdio, args []string) error {
-	if len(args) > 0 {
+	rest, done, err := parseFlags(std, flag.NewFlagSet("version", flag.ContinueOnError), args, conf.Source{}, "version")
+	if done || err != nil {
+		return err
+	}
+	if len(rest) > 0 {
 		return badUsage("version takes no arguments")
 	}
 	fmt.Fprintf(std.out, "skald %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)

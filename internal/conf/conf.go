@@ -13,12 +13,13 @@
 package conf
 
 import (
+	"cmp"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"sort"
+	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -280,28 +281,34 @@ func hasPrefix(fs *flag.FlagSet, prefix string) (found bool) {
 
 // unknown names the closest flags, so that a typing error is mended without the manual.
 func unknown(fs *flag.FlagSet, what, written, name string) error {
-	type near struct {
-		name string
-		dist int
+	var known []string
+	fs.VisitAll(func(f *flag.Flag) { known = append(known, f.Name) })
+	switch best := Closest(name, known); len(best) {
+	case 0:
+		return fmt.Errorf("unknown %s %q; see --help for all of them", what, written)
+	case 1:
+		return fmt.Errorf("unknown %s %q; did you mean %q?", what, written, best[0])
+	default:
+		return fmt.Errorf("unknown %s %q; did you mean %q or %q?", what, written, best[0], best[1])
 	}
-	var best []near
-	fs.VisitAll(func(f *flag.Flag) {
-		d := distance(name, f.Name)
-		if strings.HasSuffix(f.Name, "."+name) || strings.HasPrefix(f.Name, name) {
+}
+
+// Closest returns those of the known names that a typing error may have made name of, or
+// that it is the end or the beginning of; the nearest first.
+func Closest(name string, known []string) []string {
+	dist := map[string]int{}
+	var best []string
+	for _, k := range known {
+		d := distance(name, k)
+		if strings.HasSuffix(k, "."+name) || strings.HasPrefix(k, name) {
 			d = 1
 		}
 		if d <= 1+len(name)/4 {
-			best = append(best, near{f.Name, d})
+			best, dist[k] = append(best, k), d
 		}
-	})
-	sort.Slice(best, func(i, j int) bool { return best[i].dist < best[j].dist })
-	switch {
-	case len(best) == 0:
-		return fmt.Errorf("unknown %s %q; see --help for all of them", what, written)
-	case len(best) == 1:
-		return fmt.Errorf("unknown %s %q; did you mean %q?", what, written, best[0].name)
 	}
-	return fmt.Errorf("unknown %s %q; did you mean %q or %q?", what, written, best[0].name, best[1].name)
+	slices.SortStableFunc(best, func(a, b string) int { return cmp.Compare(dist[a], dist[b]) })
+	return best
 }
 
 // distance is Levenshtein's edit distance in bytes.
@@ -327,9 +334,13 @@ func distance(a, b string) int {
 // IsHelp reports whether err asks for the usage text rather than being a mistake.
 func IsHelp(err error) bool { return errors.Is(err, ErrHelp) }
 
-// WriteUsage prints every flag with its kind, default and environment variable.
+// WriteUsage prints every flag, if there are any, with its kind, default and environment
+// variable.
 func WriteUsage(w io.Writer, fs *flag.FlagSet, src Source) {
+	heading := "\nFlags:\n"
 	fs.VisitAll(func(f *flag.Flag) {
+		_, _ = io.WriteString(w, heading)
+		heading = ""
 		kind, usage := flag.UnquoteUsage(f)
 		fmt.Fprintf(w, "  -%s", f.Name)
 		if kind != "" {

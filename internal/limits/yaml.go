@@ -2,11 +2,14 @@ package limits
 
 import (
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/skaldlog/skald/internal/conf"
 )
 
 // ignored are keys that Loki knows and that mean nothing to Skald: they tune caches,
@@ -172,25 +175,13 @@ func checkStruct(n *yaml.Node, t reflect.Type) error {
 	return nil
 }
 
-// suggestion offers the known key that shares the longest beginning or end with key.
+// suggestion offers the known key that is nearest.
 func suggestion(key string) string {
-	best, score := "", 5 // fewer common bytes are chance
-	for known := range fieldByKey {
-		common := 0
-		for common < len(known) && common < len(key) && known[common] == key[common] {
-			common++
-		}
-		for tail := 1; tail <= len(known)-common && tail <= len(key)-common && known[len(known)-tail] == key[len(key)-tail]; tail++ {
-			common++
-		}
-		if common > score || common == score && best != "" && known < best {
-			best, score = known, common
-		}
-	}
-	if best == "" {
+	near := conf.Closest(key, slices.Sorted(maps.Keys(fieldByKey)))
+	if len(near) == 0 {
 		return ""
 	}
-	return fmt.Sprintf(", did you mean %q?", best)
+	return fmt.Sprintf(", did you mean %q?", near[0])
 }
 
 func isNull(n *yaml.Node) bool { return n.Kind == 0 || n.Kind == yaml.ScalarNode && n.Tag == "!!null" }
