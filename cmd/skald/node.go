@@ -76,6 +76,10 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	if err := n.openDoors(); err != nil {
 		return nil, err
 	}
+	// Before the object store, which may be in it.
+	if err := os.MkdirAll(cfg.dataDir, 0o750); err != nil {
+		return nil, usageError{fmt.Errorf("-data.dir: %w", err)}
+	}
 	cfg.object.Registerer, cfg.object.Logger = n.registry, logger
 	store, err := object.Open(ctx, cfg.storageURL, cfg.object)
 	if err != nil {
@@ -83,9 +87,6 @@ func newNode(ctx context.Context, cfg serverConfig, logger *slog.Logger) (*node,
 	}
 	if n.overrides, err = limits.NewOverrides(cfg.overrides, cfg.limits, n.registry, logger); err != nil {
 		return nil, err
-	}
-	if err := os.MkdirAll(cfg.dataDir, 0o750); err != nil {
-		return nil, fmt.Errorf("-data.dir: %w", err)
 	}
 	cat := catalog.New(store, cfg.catalog, n.registry, logger)
 	n.catalog = cat

@@ -67,12 +67,21 @@ func (n *node) run(ctx context.Context) error {
 	// 3. Ready for the others.
 	enter := begin(n.members != nil, n.enter)
 
+	// The end may take minutes, so its reason is told now.
+	broken := func(part string, r *running) {
+		n.logger.Error("skald is stopping, because a part of it has ended", "part", part, "err", r.err)
+	}
 	select {
 	case <-ctx.Done():
+		n.logger.Info("skald is stopping: requests in flight are finished, then what is in memory is made durable")
 	case <-ing.done:
+		broken("ingester", ing)
 	case <-members.done:
+		broken("ring", members)
 	case <-doors.done:
+		broken("HTTP server", doors)
 	case <-calls.done:
+		broken("gRPC server", calls)
 	}
 	// 1. No new requests, and those in flight are finished; meanwhile an ingester uploads,
 	// and answers others until they know that they need not ask.
