@@ -1,14 +1,10 @@
 package positions
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"os"
@@ -75,15 +71,6 @@ func (s *Store) fail(err error) {
 		s.opts.Logger.Error("positions cannot be written; the last good state stays, and a restart now would repeat lines", "file", s.base, "err", err)
 	}
 	s.file.failed = err
-}
-
-// snapshot is the JSON body of a snapshot file.
-type snapshot struct {
-	Journal uint64            `json:"journal"` // first journal to apply
-	Next    uint64            `json:"next"`
-	Cursors map[string]string `json:"cursors,omitempty"`
-	Scanned map[string]int64  `json:"scanned,omitempty"` // see Store.Scanned
-	Records []Record          `json:"records"`
 }
 
 // Open reads the state kept beside filename, the positions file of the configuration. When
@@ -326,185 +313,6 @@ func (s *Store) Run(ctx context.Context, period time.Duration) error {
 	}
 }
 
-// maxJournal is the size at which a snapshot replaces the journal before its time: small
-// enough that a restart reads it in a moment.
-const maxJournal = 8 << 20
-
-func (s *Store) due(since, period time.Duration) bool {
-	s.file.Lock()
-	big := s.file.size > maxJournal || s.file.dirty
-	s.file.Unlock()
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changed && (since >= period || big)
-}
-
-// logf appends an event to the journal's buffer; mu is held.
-func (s *Store) logf(format string, args ...any) {
-	s.changed = true
-	if s.opts.ReadOnly {
-		return
-	}
-	start := len(s.pending)
-	s.pending = append(s.pending, "00000000 "...)
-	s.pending = fmt.Appendf(s.pending, format, args...)
-	copy(s.pending[start:], fmt.Appendf(nil, "%08x", crc32.Checksum(s.pending[start+9:], castagnoli)))
-	s.pending = append(s.pending, '\n')
-}
-
-func (s *Store) logRecord(l *Ledger) {
-	b, err := json.Marshal(l.record())
-	if err != nil {
-		panic(err) // a Record is plain data
-	}
-	s.logf("n %s", b)
-}
-
-// Flush writes the journal's buffer. It is not synced to the disk.
-func (s *Store) Flush() {
-	s.file.Lock()
-	defer s.file.Unlock()
-	s.mu.Lock()
-	buf := s.pending
-	s.pending = nil
-	s.mu.Unlock()
-	s.append(buf)
-}
-
-// append writes to the journal; file is held.
-func (s *Store) append(buf []byte) {
-	if len(buf) == 0 || s.file.f == nil {
-		return
-	}
-	s.opts.Step("journal unwritten")
-	n, err := s.file.f.Write(buf)
-	s.opts.Step("journal written")
-	s.file.size += int64(n)
-	if err != nil {
-		s.file.dirty = true
-		s.fail(err)
-	}
-}
-
-// Save writes a snapshot.
-func (s *Store) Save() error {
-	if s.opts.ReadOnly {
-		return nil
-	}
-	s.file.Lock()
-	defer s.file.Unlock()
-	if err := s.save(); err != nil {
-		s.fail(err)
-		return err
-	}
-	if s.file.failed != nil {
-		s.opts.Logger.Info("positions are written again", "file", s.base)
-		s.file.failed = nil
-	}
-	return nil
-}
-
-func (s *Store) save() error {
-	// 1. A new journal: events from here on follow the snapshot.
-	s.mu.Lock()
-	n := s.journalN + 1
-	f, err := os.OpenFile(s.journalName(n), os.O_CREATE|os.O_TRUNC|os.O_WRONLY|os.O_APPEND, 0o600)
-	if err != nil {
-		s.mu.Unlock()
-		return err
-	}
-	buf := s.pending
-	s.pending = nil
-	snap := snapshot{Journal: n, Next: s.next, Cursors: maps.Clone(s.cursors), Scanned: maps.Clone(s.scanned)}
-	for _, k := range slices.Sorted(maps.Keys(s.ledgers)) {
-		snap.Records = append(snap.Records, s.ledgers[k].record())
-	}
-	s.journalN = n
-	s.changed = false
-	s.mu.Unlock()
-	s.append(buf) // the old journal stays complete: the old snapshot may be needed once more
-	if s.file.f != nil {
-		_ = s.file.f.Close() // its content is in the snapshot
-	}
-	s.file.f, s.file.size, s.file.dirty = f, 0, false
-	s.opts.Step("journal begun")
-
-	// 2. The snapshot, to a temporary file, synced.
-	if err := s.writeSnapshot(snap); err != nil {
-		s.mu.Lock()
-		s.changed = true
-		s.mu.Unlock()
-		return err
-	}
-	// 3. Journals that neither snapshot needs.
-	for k := s.file.prevN; k > 0; k-- {
-		if os.Remove(s.journalName(k-1)) != nil {
-			break
-		}
-	}
-	s.file.prevN = n
-	return nil
-}
-
-func (s *Store) writeSnapshot(snap snapshot) error {
-	body, err := json.Marshal(snap)
-	if err != nil {
-		return err
-	}
-	tmp := s.base + ".tmp"
-	header := fmt.Sprintf("skald-positions 1 %08x %d\n", crc32.Checksum(body, castagnoli), len(body))
-	if err := s.writeSynced(tmp, header, body); err != nil {
-		return err
-	}
-	s.opts.Step("snapshot synced")
-	prev := s.base + ".prev"
-	if _, err := os.Stat(s.base); err == nil {
-		// A link, not a rename: at no time is there no snapshot under the name.
-		if err := os.Remove(prev); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return err
-		}
-		if err := os.Link(s.base, prev); err != nil {
-			s.opts.Logger.Warn("keeping the previous snapshot of positions failed", "err", err)
-		}
-	}
-	s.opts.Step("snapshot linked")
-	if err := os.Rename(tmp, s.base); err != nil {
-		return err
-	}
-	s.opts.Step("snapshot renamed")
-	return syncDir(filepath.Dir(s.base))
-}
-
-func (s *Store) writeSynced(name, header string, body []byte) error {
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(header)
-	if err == nil {
-		_, err = f.Write(body[:len(body)/2])
-		s.opts.Step("snapshot half written")
-	}
-	if err == nil {
-		_, err = f.Write(body[len(body)/2:])
-	}
-	if err == nil {
-		// Without this a crash could leave a renamed file without its content.
-		err = f.Sync()
-	}
-	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func (s *Store) journalName(n uint64) string { return fmt.Sprintf("%s.journal.%d", s.base, n) }
-
 // Close writes what the journal's buffer holds and closes it, without a snapshot.
 func (s *Store) Close() error {
 	s.Flush()
@@ -516,15 +324,4 @@ func (s *Store) Close() error {
 	err := s.file.f.Close()
 	s.file.f = nil
 	return err
-}
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
-// checked returns the payload of a journal line whose checksum is right.
-func checked(line []byte) ([]byte, bool) {
-	if len(line) < 10 || line[8] != ' ' {
-		return nil, false
-	}
-	want := fmt.Appendf(nil, "%08x", crc32.Checksum(line[9:], castagnoli))
-	return line[9:], bytes.Equal(want, line[:8])
 }

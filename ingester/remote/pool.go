@@ -229,3 +229,9 @@ func (t *traffic) HandleRPC(_ context.Context, s stats.RPCStats) {
 		t.received.Add(float64(m.WireLength))
 	}
 }
+
+// Conn is the connection to an address, for services beside the ingester's.
+func (p *Pool) Conn(addr string) (grpc.ClientConnInterface, error) {
+	c := p.Client(addr)
+	return c.conn, c.err
+}

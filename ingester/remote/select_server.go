@@ -1,11 +1,9 @@
 package remote
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"io"
-	"sort"
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
@@ -278,62 +276,6 @@ func findSet(same []tableEntry, l labels.Labels) (int, bool) {
 	return 0, false
 }
 
-// keep finds the rows of the request in a block. Timestamps are read only when the block
-// lies partly outside the range.
-func (s *selectServer) keep(ctx context.Context, one *served, block model.Block) (*blockHead, error) {
-	h := &blockHead{name: block.Name(), names: block.MetadataNames()}
-	h.first, h.last = block.Bounds()
-	var times []int64
-	if !s.req.Range.Covers(h.first, h.last) {
-		var err error
-		if times, err = block.Times(ctx); err != nil {
-			return nil, err
-		}
-		h.first, h.last = 1<<63-1, -1<<63
-	}
-	dead := block.Dead()
-	for _, run := range block.Runs() {
-		if times != nil {
-			rows := times[run.Start:run.End]
-			end := run.Start + sort.Search(len(rows), func(i int) bool { return rows[i] >= s.req.Range.Through })
-			run.Start += sort.Search(len(rows), func(i int) bool { return rows[i] >= s.req.Range.From })
-			if run.End = end; run.Start >= run.End {
-				continue
-			}
-			h.first, h.last = min(h.first, times[run.Start]), max(h.last, times[run.End-1])
-		}
-		from := h.rows
-		one.kept, h.rows = appendAlive(one.kept, h.rows, run, dead)
-		if h.rows > from {
-			h.runs = append(h.runs, model.Run{Labels: run.Labels, Hash: run.Hash, Start: from, End: h.rows})
-		}
-	}
-	one.rows = h.rows
-	if all := block.Rows(); all > 0 {
-		h.raw = int64(float64(block.RawBytes()) * float64(h.rows) / float64(all))
-	}
-	return h, nil
-}
-
-// appendAlive appends the rows of a run that are not dead.
-func appendAlive(kept []span, rows int, run model.Run, dead model.Bitmap) ([]span, int) {
-	if dead == nil {
-		return append(kept, span{run.Start, run.End}), rows + run.End - run.Start
-	}
-	for row := run.Start; row < run.End; row++ {
-		switch n := len(kept); {
-		case dead.Has(row):
-			continue
-		case n > 0 && kept[n-1].end == row && row > run.Start:
-			kept[n-1].end++
-		default:
-			kept = append(kept, span{row, row + 1})
-		}
-		rows++
-	}
-	return kept, rows
-}
-
 // answer sends the columns of one fetch.
 func (s *selectServer) answer(ctx context.Context, f *fetch) error {
 	one := s.blocks[f.block]
@@ -456,89 +398,4 @@ func (s *selectServer) column(block int, k kind, name string, raw []byte, first 
 			return err
 		}
 	}
-}
-
-// rowTest applies the request's needles to single rows. They are necessary conditions,
-// so a row that fails is of no use to the query, whatever else its line says.
-type rowTest struct {
-	groups  []model.Needles
-	columns map[string]model.Column
-	folded  []byte
-	fold    bool
-}
-
-// newRowTest returns nil when no needle can be applied. A line that is left out reads as
-// zero bytes, so a group with a text of nothing but zero bytes decides nothing.
-func newRowTest(ctx context.Context, needles []model.Needles, block model.Block) (*rowTest, error) {
-	t := &rowTest{columns: map[string]model.Column{}}
-next:
-	for _, group := range needles {
-		for _, n := range group {
-			if n.Name == "" && len(bytes.Trim([]byte(n.Text), "\x00")) == 0 {
-				continue next
-			}
-		}
-		for _, n := range group {
-			t.fold = t.fold || n.Fold
-			if n.Name == "" {
-				continue
-			}
-			c, err := block.Metadata(ctx, n.Name)
-			if err != nil {
-				return nil, err
-			}
-			t.columns[n.Name] = c
-		}
-		t.groups = append(t.groups, group)
-	}
-	if len(t.groups) == 0 {
-		return nil, nil
-	}
-	return t, nil
-}
-
-func (t *rowTest) passes(row int, line []byte) bool {
-	if t.fold {
-		t.folded = appendLower(t.folded[:0], line)
-	}
-	for _, group := range t.groups {
-		if !t.any(group, row, line) {
-			return false
-		}
-	}
-	return true
-}
-
-func (t *rowTest) any(group model.Needles, row int, line []byte) bool {
-	for i := range group {
-		n := &group[i]
-		text := line
-		if n.Fold {
-			text = t.folded
-		}
-		switch {
-		case n.Name == "":
-			if bytes.Contains(text, []byte(n.Text)) {
-				return true
-			}
-		case n.Fold:
-			if string(appendLower(nil, []byte(t.columns[n.Name].Value(row)))) == n.Text {
-				return true
-			}
-		case t.columns[n.Name].Value(row) == n.Text:
-			return true
-		}
-	}
-	return false
-}
-
-// appendLower appends text with ASCII letters in lower case.
-func appendLower(b, text []byte) []byte {
-	for _, c := range text {
-		if c >= 'A' && c <= 'Z' {
-			c += 'a' - 'A'
-		}
-		b = append(b, c)
-	}
-	return b
 }
