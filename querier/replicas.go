@@ -3,10 +3,8 @@ package querier
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -142,147 +140,6 @@ func (g *Ingesters) tolerable(all, missing []Replica) bool {
 		failed[r.Zone] = true
 	}
 	return len(failed) <= allowed
-}
-
-// reply is what one replica has answered.
-type reply[T any] struct {
-	replica Replica
-	value   T
-	err     error
-}
-
-// ask asks all replicas of a tenant at once. It returns when all have answered or, when
-// those that have are enough, a short while later. discard is called with answers that
-// come after that. The context given to a replica lives as long as ctx once its answer is
-// among those returned.
-func ask[T any](ctx context.Context, g *Ingesters, tenant model.Tenant, call func(context.Context, Holder) (T, error), discard func(T)) (good []reply[T], warning string, err error) {
-	all := g.ring.Ingesters(tenant)
-	replies := make(chan reply[T], len(all))
-	cancels := map[string]context.CancelFunc{}
-	waiting := map[string]Replica{}
-	var failed []reply[T]
-	suspects := g.suspects(all)
-	for _, r := range all {
-		if slices.Contains(suspects, r) {
-			failed = append(failed, reply[T]{replica: r, err: errSuspect})
-			continue
-		}
-		one, cancel := context.WithCancel(ctx)
-		cancels[r.ID], waiting[r.ID] = cancel, r
-		go func() { // ends when it has answered, at the latest when it is cancelled
-			v, err := call(one, g.dial(r))
-			replies <- reply[T]{r, v, err}
-		}()
-	}
-	defer func() {
-		for id := range waiting {
-			cancels[id]()
-		}
-		late := len(waiting)
-		go func() {
-			for range late {
-				if r := <-replies; r.err == nil {
-					discard(r.value)
-				}
-			}
-		}()
-		if err != nil {
-			for _, r := range good {
-				discard(r.value)
-			}
-			good = nil
-		}
-	}()
-	patience, giveUp := time.NewTimer(ingesterWait), time.NewTimer(ingesterWait)
-	defer patience.Stop()
-	defer giveUp.Stop()
-	granted := false
-	for len(waiting) > 0 {
-		if missing := append(replicas(failed), values(waiting)...); g.tolerable(all, missing) {
-			if !slices.ContainsFunc(values(waiting), func(r Replica) bool { return r.Healthy }) {
-				break // those that are left were not expected to answer
-			}
-			if !granted {
-				granted = true
-				patience.Reset(g.cfg.ReplicaWait)
-			}
-		}
-		timeout := giveUp.C
-		if granted {
-			timeout = patience.C
-		}
-		select {
-		case r := <-replies:
-			delete(waiting, r.replica.ID)
-			switch {
-			case r.err == nil:
-				good = append(good, r)
-			case ctx.Err() != nil:
-				return good, "", context.Cause(ctx)
-			case fault.Of(r.err) == fault.Invalid || fault.Of(r.err) == fault.Forbidden:
-				return good, "", r.err // every other one would say the same
-			default:
-				g.failures.WithLabelValues(r.replica.ID).Inc()
-				failed = append(failed, r)
-			}
-			continue
-		case <-ctx.Done():
-			return good, "", context.Cause(ctx)
-		case <-timeout:
-		}
-		break
-	}
-	for _, r := range waiting {
-		g.failures.WithLabelValues(r.ID).Inc()
-	}
-	slices.SortFunc(good, func(a, b reply[T]) int { return strings.Compare(a.replica.ID, b.replica.ID) })
-	if g.tolerable(all, append(replicas(failed), values(waiting)...)) {
-		return good, "", nil
-	}
-	g.partial.Inc()
-	text := incomplete(len(all), g.rf/2+1, failed, values(waiting))
-	if g.cfg.Partial == partialWarn { // a read that fails is logged where it is answered
-		if untold, ok := g.partials.Now(time.Now()); ok {
-			g.logger.Warn("a read could not reach enough ingesters", "tenant", tenant, "reason", text, "more_before", untold)
-		}
-		return good, "incomplete: " + text + ", so rows may be missing", nil
-	}
-	return good, "", fault.New(fault.Unavailable, "%s: rows that were acknowledged might be missing; try again, or set -querier.partial=warn to see what there is", text)
-}
-
-// incomplete says which ingesters are missing and why.
-func incomplete[T any](all, quorum int, failed []reply[T], silent []Replica) string {
-	switch {
-	case all == 0:
-		return "no ingester is in the ring"
-	case all < quorum:
-		return fmt.Sprintf("this process sees %d of at least %d ingesters in the ring", all, quorum)
-	}
-	var missing []string
-	for _, r := range failed {
-		missing = append(missing, fmt.Sprintf("%s (%s)", r.replica.ID, r.err))
-	}
-	for _, r := range silent {
-		missing = append(missing, r.ID+" (no answer)")
-	}
-	slices.Sort(missing)
-	return fmt.Sprintf("%d of %d ingesters did not answer: %s", len(missing), all, strings.Join(missing, ", "))
-}
-
-func replicas[T any](list []reply[T]) []Replica {
-	out := make([]Replica, 0, len(list))
-	for _, r := range list {
-		out = append(out, r.replica)
-	}
-	return out
-}
-
-func values(m map[string]Replica) []Replica {
-	out := make([]Replica, 0, len(m))
-	for _, r := range m {
-		out = append(out, r)
-	}
-	return out
 }
 
 // Select gathers the parts of all replicas, in the order of their ids.
