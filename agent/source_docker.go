@@ -225,7 +225,10 @@ type dockerReader struct {
 	ctx   context.Context //nolint:containedctx // of one answer, as the reader
 	after string          // lines up to this time have been delivered
 	last  string
-	parts [3][]byte // by stream, lines that have not ended
+	parts [3]struct { // by stream, lines that have not ended
+		text []byte
+		time time.Time // of the last piece that had one
+	}
 	batch []entry
 }
 
@@ -279,19 +282,25 @@ func (d *dockerReader) readRaw(r *bufio.Reader) error {
 }
 
 // piece takes a time, a blank, and a line or the beginning of one. Each piece of a line that
-// was cut has a time of its own.
+// Docker has cut has a time of its own; those that our buffer has cut have none.
 func (d *dockerReader) piece(stream int, b []byte) {
+	part := &d.parts[stream]
 	stamp, text, ok := bytes.Cut(b, []byte{' '})
-	ts, err := time.Parse(time.RFC3339Nano, string(stamp))
-	if !ok || err != nil {
-		ts, text = time.Time{}, b
+	if at, err := time.Parse(time.RFC3339Nano, string(stamp)); ok && err == nil {
+		part.time = at
+	} else {
+		text = b
 	}
-	part := append(d.parts[stream], text...)
-	if !bytes.HasSuffix(part, []byte{'\n'}) && len(part) < maxDockerFrame {
-		d.parts[stream] = part
+	part.text = append(part.text, text...)
+	ended := bytes.HasSuffix(part.text, []byte{'\n'})
+	if !ended && len(part.text) < maxDockerFrame {
 		return
 	}
-	d.parts[stream] = nil
+	line, ts := part.text, part.time
+	part.text = nil
+	if ended {
+		part.time = time.Time{}
+	}
 	if ts.IsZero() {
 		if d.log.s.feed.lane.first {
 			d.log.s.rt.agent.metrics.errors.WithLabelValues("docker", "no_time").Inc()
@@ -312,7 +321,7 @@ func (d *dockerReader) piece(stream int, b []byte) {
 	}
 	out, keep := relabelEntry(labels.NewBuilder(ls).Set(dockerStream, name), d.log.s.job.Relabel, nil)
 	if keep {
-		d.batch = append(d.batch, entry{labels: out, ts: ts.UnixNano(), line: bytes.TrimRight(part, "\r\n")})
+		d.batch = append(d.batch, entry{labels: out, ts: ts.UnixNano(), line: bytes.TrimRight(line, "\r\n")})
 	}
 }
 
