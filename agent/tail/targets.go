@@ -101,51 +101,18 @@ func (t *Tailer) replaceTargets(fresh []*target) {
 		old[tg.id] = tg
 	}
 	next := make([]*target, 0, len(fresh))
-	groups := map[string]bool{} // in use
 	for i, tg := range fresh {
 		if i > 0 && tg.id == fresh[i-1].id {
 			continue
 		}
 		if have := old[tg.id]; have != nil {
 			tg = have
-			groups[tg.group] = true
 			delete(old, tg.id)
 		}
 		next = append(next, tg)
 	}
-	left := map[[2]string][]*target{} // by place, those that nobody wants as they are
-	for _, tg := range t.mu.targets {
-		if old[tg.id] == tg {
-			left[tg.place()] = append(left[tg.place()], tg)
-		}
-	}
-	heirs := map[*target]*target{}
-	for _, tg := range next {
-		if list := left[tg.place()]; tg.group == "" && len(list) > 0 {
-			tg.group, tg.adopted = list[0].group, list[0].adopted
-			heirs[list[0]] = tg
-			left[tg.place()] = list[1:]
-		}
-	}
-	// Targets of a job share a group, so that a file matched by two patterns is read once,
-	// unless they have the same pattern and different labels: then it is wanted twice.
-	taken := map[[2]string]map[string]bool{}
-	for _, tg := range next {
-		if taken[tg.place()] == nil {
-			taken[tg.place()] = map[string]bool{}
-		}
-		if tg.group != "" {
-			taken[tg.place()][tg.group] = true
-		}
-	}
-	for _, tg := range next {
-		for i := 0; tg.group == ""; i++ {
-			if g := groupName(tg.Job, i); !taken[tg.place()][g] {
-				tg.group = g
-				taken[tg.place()][g] = true
-			}
-		}
-	}
+	heirs := t.inherit(next, old)
+	nameGroups(next)
 	now := clock.Now()
 	for _, tg := range old {
 		tg.retired.Store(now)
@@ -163,6 +130,49 @@ func (t *Tailer) replaceTargets(fresh []*target) {
 		}
 	}
 	t.mu.targets = next
+}
+
+// inherit finds for targets that are new one that goes, of the same place, whose group and
+// positions they take over. It returns the heir of each that has one; the lock is held.
+func (t *Tailer) inherit(next []*target, going map[string]*target) map[*target]*target {
+	left := map[[2]string][]*target{} // by place
+	for _, tg := range t.mu.targets {
+		if going[tg.id] == tg {
+			left[tg.place()] = append(left[tg.place()], tg)
+		}
+	}
+	heirs := map[*target]*target{}
+	for _, tg := range next {
+		if list := left[tg.place()]; tg.group == "" && len(list) > 0 {
+			tg.group, tg.adopted = list[0].group, list[0].adopted
+			heirs[list[0]] = tg
+			left[tg.place()] = list[1:]
+		}
+	}
+	return heirs
+}
+
+// nameGroups gives a group to targets without. Targets of a job share one, so that a file
+// matched by two patterns is read once, unless they have the same pattern and different
+// labels: then it is wanted twice.
+func nameGroups(list []*target) {
+	taken := map[[2]string]map[string]bool{} // by place
+	for _, tg := range list {
+		if taken[tg.place()] == nil {
+			taken[tg.place()] = map[string]bool{}
+		}
+		if tg.group != "" {
+			taken[tg.place()][tg.group] = true
+		}
+	}
+	for _, tg := range list {
+		for i := 0; tg.group == ""; i++ {
+			if g := groupName(tg.Job, i); !taken[tg.place()][g] {
+				tg.group = g
+				taken[tg.place()][g] = true
+			}
+		}
+	}
 }
 
 // allTargets returns the targets of this moment.

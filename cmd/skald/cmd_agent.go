@@ -6,6 +6,8 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -94,15 +96,7 @@ func runAgent(ctx context.Context, std stdio, args []string) error {
 		return usageError{err}
 	}
 	if o.checkSyntax {
-		err := agent.Check(cfg, logger)
-		for _, w := range cfg.Warnings {
-			fmt.Fprintf(std.err, "warning: %s\n", w)
-		}
-		if err != nil {
-			return usageError{fmt.Errorf("%s: %w", o.configFile, err)}
-		}
-		_, err = fmt.Fprintln(std.out, "Valid config file! No syntax issues found")
-		return err
+		return o.check(std, cfg, logger)
 	}
 	if err := o.show(cfg, std, logger.Info); err != nil {
 		return err
@@ -112,24 +106,8 @@ func runAgent(ctx context.Context, std stdio, args []string) error {
 		// is little, since what is read is copied once and lies in blocks that are used again.
 		debug.SetGCPercent(50)
 	}
-	reg := prometheus.NewRegistry()
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	opts := agent.Options{
-		Logger: logger, Registerer: reg, PodLogs: o.podLogs, LabelWait: o.labelWait, StopTimeout: o.stopTimeout,
-		Load: func() (*agent.Config, error) { return o.load(fs) },
-	}
-	if o.labelWait == 0 {
-		opts.LabelWait = -1
-	}
-	if o.dryRun {
-		opts.DryRun, opts.Color = std.out, isTerminal(std.out)
-	}
-	if o.inspect {
-		opts.Inspect, opts.Color = std.err, isTerminal(std.err)
-	}
-	if o.stdin || cfg.TargetConfig.Stdin {
-		opts.Stdin = std.in
-	}
+	opts := o.forAgent(std, cfg, logger)
+	opts.Load = func() (*agent.Config, error) { return o.load(fs) }
 	if o.deadLetter != "" {
 		dead, err := deliver.OpenDeadLetter(o.deadLetter, o.deadBytes)
 		if err != nil {
@@ -150,6 +128,39 @@ func runAgent(ctx context.Context, std stdio, args []string) error {
 	defer wg.Wait()
 	defer cancel()
 	return a.Run(ctx)
+}
+
+// check says whether the agent could run with a configuration.
+func (o *agentOptions) check(std stdio, cfg *agent.Config, logger *slog.Logger) error {
+	err := agent.Check(cfg, logger)
+	for _, w := range cfg.Warnings {
+		fmt.Fprintf(std.err, "warning: %s\n", w)
+	}
+	if err != nil {
+		return usageError{fmt.Errorf("%s: %w", o.configFile, err)}
+	}
+	_, err = fmt.Fprintln(std.out, "Valid config file! No syntax issues found")
+	return err
+}
+
+// forAgent is what the flags ask of the agent.
+func (o *agentOptions) forAgent(std stdio, cfg *agent.Config, logger *slog.Logger) agent.Options {
+	reg := prometheus.NewRegistry()
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	opts := agent.Options{Logger: logger, Registerer: reg, PodLogs: o.podLogs, LabelWait: o.labelWait, StopTimeout: o.stopTimeout}
+	if o.labelWait == 0 {
+		opts.LabelWait = -1
+	}
+	if o.dryRun {
+		opts.DryRun, opts.Color = std.out, isTerminal(std.out)
+	}
+	if o.inspect {
+		opts.Inspect, opts.Color = std.err, isTerminal(std.err)
+	}
+	if o.stdin || cfg.TargetConfig.Stdin {
+		opts.Stdin = std.in
+	}
+	return opts
 }
 
 // reloadOnHangup makes SIGHUP read the configuration again. The agent logs what is wrong.
@@ -177,16 +188,20 @@ func reloadOnHangup(ctx context.Context, a *agent.Agent) (stop func()) {
 }
 
 // load reads the configuration. The command line wins over the file.
-func (o *agentOptions) load(fs *flag.FlagSet) (*agent.Config, error) {
+func (o *agentOptions) load(flags *flag.FlagSet) (*agent.Config, error) {
 	if o.configFile == "" {
 		return nil, errors.New("agent: -config.file is missing: name a Promtail configuration file")
 	}
 	cfg, err := agent.LoadConfig(o.configFile, o.expandEnv, &o.overrides)
+	var unreadable *fs.PathError
+	if errors.As(err, &unreadable) {
+		return nil, fmt.Errorf("agent: -config.file: %w", err)
+	}
 	if err != nil {
 		return nil, err
 	}
 	given := map[string]bool{}
-	fs.Visit(func(f *flag.Flag) { given[f.Name] = true })
+	flags.Visit(func(f *flag.Flag) { given[f.Name] = true })
 	if !given["log.level"] && cfg.Server.LogLevel != "" {
 		o.log.level = cfg.Server.LogLevel
 	}
