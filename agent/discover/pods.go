@@ -265,7 +265,8 @@ func watchPods(w *fsnotify.Watcher, root string, now map[string]localPod, watche
 	return fresh
 }
 
-// gather is how long events are gathered before the directories are listed again.
+// gather is how long events are gathered before the directories are listed again, so that
+// what happens together is looked at together.
 const gather = 20 * time.Millisecond
 
 // sleepOrEvent returns when something happened or the period is over; false when ctx ended.
@@ -277,6 +278,13 @@ func sleepOrEvent(ctx context.Context, w *fsnotify.Watcher, period time.Duration
 	}
 	timer := time.NewTimer(period)
 	defer timer.Stop()
+	gathering := false
+	soon := func() {
+		if !gathering {
+			gathering = true
+			timer.Reset(gather)
+		}
+	}
 	for {
 		select {
 		case <-ctx.Done():
@@ -284,28 +292,12 @@ func sleepOrEvent(ctx context.Context, w *fsnotify.Watcher, period time.Duration
 		case <-timer.C:
 			return true
 		case <-errs:
-			timer.Reset(gather) // overrun: list everything
-			errs = nil
+			soon() // overrun: list everything
 		case e := <-events:
 			if e.Op&(fsnotify.Create|fsnotify.Remove|fsnotify.Rename) != 0 {
 				delete(watched, e.Name) // a directory that comes back under its name is another one
-				timer.Reset(gather)
-				events = drainLater(ctx, w, gather)
+				soon()
 			}
-		}
-	}
-}
-
-// drainLater takes events for a while, so that what happens together is looked at together.
-func drainLater(ctx context.Context, w *fsnotify.Watcher, d time.Duration) chan fsnotify.Event {
-	end := time.After(d)
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-end:
-			return nil
-		case <-w.Events:
 		}
 	}
 }
