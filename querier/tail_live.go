@@ -165,7 +165,7 @@ func (l *liveTail) add(batch model.TailBatch, now time.Time) {
 func (l *liveTail) hold(e tailEntry, now time.Time) {
 	// Without delay_for a burst leaves at once, and what comes in one batch is bounded already.
 	if l.req.delay > 0 && (len(l.held) == maxHeldEntries || l.bytes+len(e.Line) > maxHeldBytes) {
-		if len(l.dropped) == maxFrameEntries {
+		if len(l.dropped) >= maxFrameEntries { // more, when a subscription has dropped some as well
 			l.more++
 			return
 		}

@@ -397,3 +397,16 @@ func TestTailEnds(t *testing.T) {
 		t.Errorf("the ingester stopped: got %v, want a connection that broke off", err)
 	}
 }
+
+// However many entries a subscription has dropped, those that a tail drops for want of room
+// are named up to a bound and counted beyond it.
+func TestTailNamesBoundedDrops(t *testing.T) {
+	l := &liveTail{req: tailRequest{delay: time.Second}, held: make([]heldEntry, maxHeldEntries)}
+	l.dropped = make([]model.Dropped, maxFrameEntries+1)
+	for range 100 {
+		l.hold(tailEntry{}, time.Now())
+	}
+	if len(l.dropped) != maxFrameEntries+1 || l.more != 100 {
+		t.Errorf("%d entries are named and %d counted, want %d and 100", len(l.dropped), l.more, maxFrameEntries+1)
+	}
+}
