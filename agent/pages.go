@@ -32,7 +32,7 @@ func (rt *engine) views() []laneView {
 		for _, s := range append(append([]source(nil), rt.shared...), l.sources...) {
 			v.Sources = append(v.Sources, s.info())
 		}
-		bytes, err, since := l.sender.Status()
+		bytes, since, err := l.sender.Status()
 		v.Waiting = humanize.IBytes(uint64(max(bytes, 0)))
 		if err != nil {
 			v.Failure = fmt.Sprintf("%v (at %s)", err, since.Format(time.RFC3339))

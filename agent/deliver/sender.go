@@ -205,11 +205,12 @@ func (s *Sender) Await(ctx context.Context, tenant string) error {
 	}
 }
 
-// Status is what the last failure was, nil when the last request succeeded.
-func (s *Sender) Status() (unacknowledged int64, err error, since time.Time) {
+// Status is how many bytes are not yet acknowledged, and when the last request ended and
+// with what error, nil when it succeeded.
+func (s *Sender) Status() (unacknowledged int64, at time.Time, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.mu.inflight, s.mu.last, s.mu.lastAt
+	return s.mu.inflight, s.mu.lastAt, s.mu.last
 }
 
 func (s *Sender) tenant(t string) string {
