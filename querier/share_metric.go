@@ -33,7 +33,7 @@ func (s *sharing) metric(ctx context.Context) (*engine.Result, error) {
 			return s.keep(n)
 		})
 	}
-	if err := cmp.Or(g.Wait(), ctx.Err()); err != nil {
+	if err := cmp.Or(g.Wait(), context.Cause(ctx)); err != nil {
 		return nil, err
 	}
 	out := s.newResult("matrix")
