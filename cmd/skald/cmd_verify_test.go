@@ -36,7 +36,7 @@ func TestVerifyComparesKeys(t *testing.T) {
 	if err := os.Rename(path, path[:at]+".seg"); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := verify(); err == nil || !strings.Contains(out, "DAMAGED fake/2026-01-15/") || !strings.Contains(out, "its ids lie in 1 pages") {
+	if out, err := verify(); err == nil || !strings.Contains(out, "DAMAGED segment fake/2026-01-15/") || !strings.Contains(out, "its ids lie in 1 pages") {
 		t.Errorf("%s: %v", out, err)
 	}
 }
