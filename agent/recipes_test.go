@@ -183,8 +183,10 @@ func TestHeldFilesAreBounded(t *testing.T) {
 	}
 	for i := range 5 {
 		appendFile(t, path, strings.Repeat("a line of some length\n", 1000))
-		eventually(t, "the file is open", func() bool { return a.engine().lanes[0].tailer.Stats.OpenFiles.Load() >= int64(min(i+1, 2)) })
-		time.Sleep(50 * time.Millisecond)
+		eventually(t, "the file is open, and all before it are held or given up", func() bool {
+			held, lost := stats()
+			return held+lost == int64(i) && a.engine().lanes[0].tailer.Stats.OpenFiles.Load() == held+1
+		})
 		if err := os.Remove(path); err != nil {
 			t.Fatal(err)
 		}

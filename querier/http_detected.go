@@ -2,8 +2,10 @@ package querier
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
+	"maps"
 	"net/http"
 	"regexp"
 	"slices"
@@ -213,8 +215,8 @@ func (q *Querier) detectFields(w http.ResponseWriter, r *http.Request) (found de
 	if err != nil {
 		return found, err
 	}
-	for i := range result.Streams {
-		d.inspect(&result.Streams[i])
+	for _, s := range byStreamLabels(result.Streams) {
+		d.inspect(s)
 	}
 	found.fields, found.warnings = d.fields, result.Warnings
 	return found, nil
@@ -237,6 +239,27 @@ func newDetector() (*detector, error) {
 		return nil, err
 	}
 	return &detector{fields: map[string]*field{}, json: j, logfmt: l}, nil
+}
+
+// byStreamLabels joins streams that differ in metadata or in parsed labels only: entries newest
+// first, streams sorted by the text of their labels. The type and the path that are told of a field are
+// those of the entry that is visited last, and this is Loki's order.
+func byStreamLabels(streams []scan.Stream) []*scan.Stream {
+	joined := map[string]*scan.Stream{}
+	for i := range streams {
+		name := streams[i].StreamLabels.String()
+		if joined[name] == nil {
+			joined[name] = &scan.Stream{StreamLabels: streams[i].StreamLabels}
+		}
+		joined[name].Entries = append(joined[name].Entries, streams[i].Entries...)
+	}
+	sorted := make([]*scan.Stream, 0, len(joined))
+	for _, name := range slices.Sorted(maps.Keys(joined)) {
+		s := joined[name]
+		slices.SortStableFunc(s.Entries, func(a, b scan.Entry) int { return cmp.Compare(b.Timestamp, a.Timestamp) })
+		sorted = append(sorted, s)
+	}
+	return sorted
 }
 
 func (d *detector) inspect(s *scan.Stream) {
