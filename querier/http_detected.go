@@ -109,7 +109,7 @@ type field struct {
 	Parsers     []string `json:"parsers"` // nil: structured metadata
 	JSONPath    []string `json:"jsonPath,omitempty"`
 
-	values map[string]bool
+	values map[string]bool // true when found by a parser
 }
 
 // serveDetectedFields inspects the newest lines of a query.
@@ -147,7 +147,10 @@ func (q *Querier) serveDetectedFieldValues(w http.ResponseWriter, r *http.Reques
 		Warnings []string `json:"warnings,omitempty"`
 	}{Warnings: found.warnings}
 	if f := found.fields[r.PathValue("name")]; f != nil {
-		for v := range f.values {
+		for v, parsed := range f.values {
+			if parsed {
+				v = humanSize(v)
+			}
 			answer.Values = append(answer.Values, v)
 		}
 	}
@@ -268,11 +271,14 @@ func (d *detector) inspect(s *scan.Stream) {
 	for i := range s.Entries {
 		e := &s.Entries[i]
 		e.Metadata.Range(func(l labels.Label) { d.add(l.Name, l.Value, "", nil) })
-		parser := d.parse(base, hash, e)
+		parser, found, paths := d.parse(base, hash, e)
+		found.Range(func(l labels.Label) { d.add(l.Name, l.Value, parser, paths.of(l.Name)) })
 		e.Parsed.Range(func(l labels.Label) {
-			if !isErrorLabel(l.Name) {
-				d.add(l.Name, l.Value, parser, nil)
+			path := paths[l.Name]
+			if found.Has(l.Name) {
+				path = paths.of(l.Name)
 			}
+			d.add(l.Name, l.Value, parser, path)
 		})
 	}
 }
@@ -282,50 +288,48 @@ func isErrorLabel(name string) bool {
 }
 
 // parse tries the line as JSON and, if that fails, as logfmt, and returns the parser that
-// suits the line: labels that the query set itself count as found by it. A name that is
-// also structured metadata is the same field.
-func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) string {
-	parser, paths := "json", map[string][]string(nil)
-	_, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, nil)
-	if ok && ls.Err() == "" {
-		paths = jsonPaths(e.Line)
-	} else {
-		parser = "logfmt"
-		if _, ls, ok = d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, nil); !ok {
-			return parser
-		}
+// suits the line and what it found: labels that the query set itself count as found by it. A name
+// that is also structured metadata is the same field.
+func (d *detector) parse(base labels.Labels, hash uint64, e *scan.Entry) (parser string, found labels.Labels, paths fieldPaths) {
+	if _, ls, ok := d.json.ForStream(base, hash).Process(e.Timestamp, e.Line, nil); ok && ls.Err() == "" {
+		return "json", ls.Parsed(), jsonPaths(e.Line)
 	}
-	ls.Parsed().Range(func(l labels.Label) {
-		if isErrorLabel(l.Name) {
-			return
-		}
-		path := paths[l.Name]
-		if path == nil {
-			path = paths[strings.TrimSuffix(l.Name, "_extracted")]
-		}
-		d.add(l.Name, l.Value, parser, path)
-	})
-	return parser
+	if _, ls, ok := d.logfmt.ForStream(base, hash).Process(e.Timestamp, e.Line, nil); ok {
+		found = ls.Parsed()
+	}
+	return "logfmt", found, nil
 }
 
-// add records a value. parser is "" for structured metadata.
+// fieldPaths are the paths of keys in a line of JSON, by the names that the json stage gives them.
+type fieldPaths map[string][]string
+
+// of returns the path of a label, nil when the line does not have it.
+func (p fieldPaths) of(name string) []string {
+	if path := p[name]; path != nil {
+		return path
+	}
+	return p[strings.TrimSuffix(name, "_extracted")]
+}
+
+// add records a value. parser is "" for structured metadata. The last line of JSON says what the field's
+// path is, and that it has none.
 func (d *detector) add(name, value, parser string, path []string) {
+	if parser != "" && isErrorLabel(name) {
+		return
+	}
 	f := d.fields[name]
 	if f == nil {
 		f = &field{Label: name, values: map[string]bool{}}
 		d.fields[name] = f
 	}
 	f.Type = typeOf(value)
-	if parser != "" {
-		if !slices.Contains(f.Parsers, parser) {
-			f.Parsers = append(f.Parsers, parser)
-		}
-		value = humanSize(value)
+	if parser != "" && !slices.Contains(f.Parsers, parser) {
+		f.Parsers = append(f.Parsers, parser)
 	}
-	if len(path) > 0 {
+	if parser == "json" {
 		f.JSONPath = path
 	}
-	f.values[value] = true
+	f.values[value] = f.values[value] || parser != ""
 }
 
 // typeOf names the first type that a value can be read as.
@@ -364,7 +368,7 @@ func humanSize(v string) string {
 
 // jsonPaths maps the names that the json stage gives to the paths of keys they come from.
 // Of keys that give the same name the first in the line counts, as it does for the stage.
-func jsonPaths(line []byte) map[string][]string {
+func jsonPaths(line []byte) fieldPaths {
 	dec := json.NewDecoder(bytes.NewReader(line))
 	if t, err := dec.Token(); err != nil || t != json.Delim('{') {
 		return nil

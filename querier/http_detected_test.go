@@ -49,3 +49,36 @@ func TestDetectedPathOfTheFirstKey(t *testing.T) {
 		}
 	}
 }
+
+// TestDetectedFieldsInLokisOrder: what is told of a field is of the oldest line of the last stream that has
+// it, by the text of the stream's own labels; sizes of different text are different values; and a name that
+// only the query gave has no path unless the line has a key of that name.
+func TestDetectedFieldsInLokisOrder(t *testing.T) {
+	r := newTailRig(t)
+	now := time.Now().UnixNano() - 1e9
+	r.push(lines("b", now, `level=info n=1 size=1001KB`, `level=error n=x size=1MB`, `level=debug n=2.5 size=1.0MB`))
+	r.push(lines("a", now+10, `n=true k=5s`, `k=7`))
+	r.push(lines("j", now+20, `{"p":{"q":1},"_entry":"n=1"}`, `{"_entry":"{\"n\":2}","z":"1"}`))
+	for query, want := range map[string]string{
+		`{app=~"a|b"}`: "[{k duration 2 []} {level string 3 []} {n int 4 []} {size bytes 3 []}]",
+		// Parsed labels make streams of an answer, but not of these.
+		`{app=~"a|b"} | logfmt`:     "[{k duration 2 []} {level string 3 []} {n int 4 []} {size bytes 3 []}]",
+		`{app="j"}`:                 "[{_entry string 2 [_entry]} {p_q int 1 [p q]} {z int 1 [z]}]",
+		`{app="j"} | json | unpack`: "[{_entry string 2 []} {n int 2 [n]} {p_q int 1 []} {z int 1 []}]",
+	} {
+		_, body := r.get("/loki/api/v1/detected_fields", "query", query)
+		var got struct {
+			Fields []struct {
+				Label, Type string
+				Cardinality int
+				JSONPath    []string
+			}
+		}
+		if err := json.Unmarshal([]byte(body), &got); err != nil {
+			t.Fatal(err, body)
+		}
+		if text := fmt.Sprint(got.Fields); text != want {
+			t.Errorf("%s:\n got %s\nwant %s", query, text, want)
+		}
+	}
+}
