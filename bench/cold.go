@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -174,19 +172,7 @@ func coldRun(ctx context.Context, o options, root string, t *truth, i int, r *co
 
 // openAll has all segments opened: who asks for an id opens only those that have it.
 func openAll(ctx context.Context, addr string, o options) error {
-	url := fmt.Sprintf("%s/loki/api/v1/labels?start=%d&end=%d", addr, o.corpus.Start.UnixNano(), o.corpus.Start.Add(o.corpus.Span).UnixNano())
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	res, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	_, err = io.Copy(io.Discard, res.Body)
-	if err = errors.Join(err, res.Body.Close()); err == nil && res.StatusCode != http.StatusOK {
-		err = &statusError{res.StatusCode, "labels"}
-	}
+	_, err := get(ctx, fmt.Sprintf("%s/loki/api/v1/labels?start=%d&end=%d", addr, o.corpus.Start.UnixNano(), o.corpus.Start.Add(o.corpus.Span).UnixNano()))
 	return err
 }
 

@@ -29,21 +29,27 @@ func profile(ctx context.Context, o options, addr, name string, seconds int) (wa
 }
 
 func saveProfile(ctx context.Context, url, path string) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	text, err := get(ctx, url)
 	if err != nil {
 		return err
+	}
+	return os.WriteFile(path, text, 0o644)
+}
+
+// get returns what a server answers.
+func get(ctx context.Context, url string) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
 	}
 	res, err := http.DefaultClient.Do(req)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer func() { _ = res.Body.Close() }()
 	text, err := io.ReadAll(res.Body)
-	if err != nil {
-		return err
+	if err == nil && res.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s: %s", url, res.Status)
 	}
-	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", url, res.Status)
-	}
-	return os.WriteFile(path, text, 0o644)
+	return text, err
 }

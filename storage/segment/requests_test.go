@@ -65,17 +65,23 @@ func TestNeedlePagesAreFetchedAtOnce(t *testing.T) {
 	}
 }
 
-// An id takes one request of some four kilobytes, whether it is there or not, and whatever else is
-// asked for; so does a metadata pair.
-func TestAnIDTakesOneRequest(t *testing.T) {
-	var entries []entry
-	id := func(i int) string {
+// entriesWithIDs are lines with an id each, and id tells which. Each also has a part of its id as metadata, and
+// a pair that five thousand lines have.
+func entriesWithIDs() (entries []entry, id func(i int) string) {
+	id = func(i int) string {
 		return fmt.Sprintf("%016x%016x", uint64(i+1)*0xd6e8feb86659fd93, uint64(i)*0x9e3779b97f4a7c15)
 	}
 	for i := range 20000 {
 		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i),
-			metadata: labels.FromStrings("span_id", id(i)[5:21])})
+			metadata: labels.FromStrings("span_id", id(i)[5:21], "tier", fmt.Sprint(i/5000))})
 	}
+	return entries, id
+}
+
+// An id takes one request of some four kilobytes, whether it is there or not, and whatever else is
+// asked for; so does a metadata pair.
+func TestAnIDTakesOneRequest(t *testing.T) {
+	entries, id := entriesWithIDs()
 	src := &memory{data: write(t, WriterOptions{BlockBytes: 8 << 10}, entries)}
 	r, err := Open(t.Context(), src, ReaderOptions{})
 	if err != nil {
@@ -135,14 +141,7 @@ func TestAnIDTakesOneRequest(t *testing.T) {
 
 // A probe excludes what the index excludes, and nothing else, with one read for an id.
 func TestProbe(t *testing.T) {
-	var entries []entry
-	id := func(i int) string {
-		return fmt.Sprintf("%016x%016x", uint64(i+1)*0xd6e8feb86659fd93, uint64(i)*0x9e3779b97f4a7c15)
-	}
-	for i := range 20000 {
-		entries = append(entries, entry{stream: labels.FromStrings("app", "a"), ts: int64(i), line: "a request came in, request=" + id(i),
-			metadata: labels.FromStrings("span_id", id(i)[5:21], "tier", fmt.Sprint(i/5000))})
-	}
+	entries, id := entriesWithIDs()
 	src := &memory{data: write(t, WriterOptions{ID: "x", BlockBytes: 8 << 10}, entries)}
 	r := open(t, src.data)
 	at := r.Info().IDs
