@@ -39,10 +39,10 @@ func (r *Reader) list(ctx context.Context, tenant model.Tenant, req *model.Reque
 	if err != nil {
 		return nil, kinded(err)
 	}
-	oldest, inRange := make(oldest), 0
+	wanted, inRange := make(oldest), 0
 	for _, ref := range refs {
 		if req.Range.Overlaps(ref.Min, ref.Max) {
-			oldest.add(ref.Day, ref.Level, ref.ID)
+			wanted.add(ref.Day, ref.Level, ref.ID)
 			inRange++
 		}
 	}
@@ -52,7 +52,7 @@ func (r *Reader) list(ctx context.Context, tenant model.Tenant, req *model.Reque
 	}
 	var pieces []*piece
 	for _, ref := range refs {
-		if req.Range.Overlaps(ref.Min, ref.Max) || oldest.mayBeReplacedBy(ref) {
+		if req.Range.Overlaps(ref.Min, ref.Max) || wanted.mayBeReplacedBy(ref) {
 			pieces = append(pieces, &piece{ref: ref})
 		}
 	}
@@ -101,8 +101,11 @@ func (r *Reader) openAll(ctx context.Context, tenant model.Tenant, req *model.Re
 	left := make(oldest)
 	asked := slices.Concat(others, sources)
 	for _, p := range asked {
-		if !p.excluded {
+		switch {
+		case !p.excluded:
 			left.add(p.ref.Day, p.ref.Level, p.ref.ID)
+		case req.Stats != nil && req.Range.Overlaps(p.ref.Min, p.ref.Max):
+			req.Stats.SegmentsPrunedNeedle.Add(1)
 		}
 	}
 	replacing := slices.DeleteFunc(asked, func(p *piece) bool { return !p.excluded || !left.mayBeReplacedBy(p.ref) })

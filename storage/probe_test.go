@@ -54,6 +54,9 @@ func TestAbsentIDTakesOneRequestEach(t *testing.T) {
 			} else if len(got) > 0 {
 				t.Errorf("%s: a block passed in vain", c.what)
 			}
+			if n := req.Stats.SegmentsPrunedNeedle.Load(); n != 12 {
+				t.Errorf("%s: %d segments pruned by needle, want 12", c.what, n)
+			}
 		}
 	})
 }

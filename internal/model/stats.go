@@ -8,6 +8,7 @@ type Stats struct {
 	SegmentsConsidered    atomic.Int64 // listed for the tenant and the days of the range
 	SegmentsPrunedTime    atomic.Int64
 	SegmentsPrunedLabels  atomic.Int64 // no stream matches
+	SegmentsPrunedNeedle  atomic.Int64 // asked for an id before they were opened; their blocks count nowhere
 	BlocksConsidered      atomic.Int64 // blocks of the segments that were left
 	BlocksPrunedTime      atomic.Int64
 	BlocksPrunedLabels    atomic.Int64
@@ -40,7 +41,7 @@ func (s *Stats) Counters() []*atomic.Int64 {
 		&s.BlocksPrunedLabels, &s.BlocksPrunedNeedle, &s.BytesFetched, &s.FetchRequests, &s.CacheHits, &s.CacheMisses,
 		&s.DecompressedStream, &s.DecompressedTimestamp, &s.DecompressedLength, &s.DecompressedLine, &s.DecompressedMetadata,
 		&s.DecompressedHash, &s.LineBlocks, &s.RowsScanned, &s.BytesScanned, &s.RowsMatched, &s.RowsDuplicate, &s.MemtableRows,
-		&s.QueueNanoseconds, &s.Slices,
+		&s.QueueNanoseconds, &s.Slices, &s.SegmentsPrunedNeedle,
 	}
 }
 
