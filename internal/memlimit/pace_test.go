@@ -12,7 +12,7 @@ func TestGrowthPercent(t *testing.T) {
 		live int64
 		want int
 	}{
-		{0, 100}, {freeGrowth, 100}, {freeGrowth * 4 / 3, 75}, {2 * freeGrowth, 50}, {20 * freeGrowth, 50},
+		{0, 6400}, {smallGrowth / 4, 400}, {smallGrowth, 100}, {freeGrowth, 100}, {freeGrowth * 4 / 3, 75}, {2 * freeGrowth, 50}, {20 * freeGrowth, 50},
 	} {
 		if got := growthPercent(c.live); got != c.want {
 			t.Errorf("growthPercent(%d) = %d, want %d", c.live, got, c.want)
@@ -43,7 +43,7 @@ func TestPaceCollector(t *testing.T) {
 		t.Errorf("with %d bytes alive the heap may grow by %d %%, want 50", len(large), got)
 	}
 	runtime.KeepAlive(large)
-	if got := percent(func(p uint64) bool { return p == 100 }); got != 100 {
-		t.Errorf("with an empty heap it may grow by %d %%, want 100", got)
+	if got := percent(func(p uint64) bool { return p > 100 }); got <= 100 {
+		t.Errorf("with an empty heap it may grow by %d %%, want more than 100", got)
 	}
 }
