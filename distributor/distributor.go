@@ -36,7 +36,7 @@ type Config struct {
 	Overloaded func() error
 	// Turns are the turns to keep a core busy that this process hands out; nil means that
 	// the distributor has all of them.
-	Turns *turns.Queue
+	Turns *turns.Cores
 	// Instances returns the number of distributors, by which a global ingestion rate is
 	// divided; nil means one.
 	Instances func() int

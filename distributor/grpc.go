@@ -10,6 +10,7 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/rpc"
 	"github.com/skaldlog/skald/internal/server"
+	"github.com/skaldlog/skald/internal/wire"
 )
 
 // RegisterGRPC adds the service logproto.Pusher, the same pushes as over HTTP without the
@@ -49,18 +50,18 @@ func (d *Distributor) pushGRPC(ctx context.Context, msg rpc.RawMessage) error {
 	if err := memory.reserve(int64(len(msg))); err != nil { // it waits for its turn below
 		return err
 	}
-	var t turn
-	defer t.end()
-	if err := t.begin(ctx, d.cfg.Turns, id, len(msg)); err != nil {
+	inTurn := func(work func() error) error { return turn{d.cfg.Turns, id}.do(ctx, len(msg), work) }
+	var batch *wire.Batch
+	err = inTurn(func() (err error) {
+		batch, err = d.decoder.Proto(msg, memory.reserve)
 		return err
-	}
-	batch, err := d.decoder.Proto(msg, memory.reserve)
+	})
 	if err != nil {
 		return err
 	}
 	defer batch.Release()
 	d.metrics.received.Add(float64(batch.Size()))
-	return d.push(ctx, id, batch.Streams, "", batch.Known, batch.Metadata, &t)
+	return d.push(ctx, id, batch.Streams, "", batch.Known, batch.Metadata, inTurn)
 }
 
 var grpcCodes = map[fault.Kind]codes.Code{

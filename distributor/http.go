@@ -70,12 +70,11 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	}
 	memory := share{of: &d.inflight, own: d.tenant(id).inflight, now: d.cfg.Now}
 	defer memory.release()
-	var t turn
-	defer t.end()
+	t := turn{d.cfg.Turns, id}
 	batch, err := decode(id, wire.Body{
 		ContentType: r.Header.Get("Content-Type"), ContentEncoding: r.Header.Get("Content-Encoding"),
 		Length: r.ContentLength, Reader: r.Body, Legacy: isLegacy(r.RequestURI), Reserve: memory.reserve,
-		Received: func(bytes int) error { return t.begin(r.Context(), d.cfg.Turns, id, bytes) },
+		InTurn: func(bytes int, work func() error) error { return t.do(r.Context(), bytes, work) },
 	})
 	if err != nil {
 		return err
@@ -86,7 +85,9 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	if a := batch.Arrival(); len(a.Packed) > 0 {
 		ctx = model.WithArrival(ctx, a)
 	}
-	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Known, batch.Metadata, &t)
+	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Known, batch.Metadata, func(work func() error) error {
+		return t.do(ctx, batch.Size(), work)
+	})
 	if err != nil && !refusal(err) {
 		if untold, ok := d.failures.Now(time.Now()); ok {
 			d.logger.Warn("push failed", "tenant", id, "format", format, "err", err, "more_before", untold)

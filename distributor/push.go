@@ -38,7 +38,7 @@ func (d *Distributor) Push(ctx context.Context, tenant model.Tenant, streams []m
 		scratch = scratch[:0]
 		all[i].Range(func(l labels.Label) { scratch = append(scratch, l) })
 		return scratch
-	}, &turn{})
+	}, func(work func() error) error { return work() })
 }
 
 // job is one push on its way through the checks.
@@ -58,8 +58,8 @@ type job struct {
 // push does the work. It completes and compacts streams in place. known
 // returns what is remembered with the labels of the i-th stream; nil when nothing is. metadata
 // returns the metadata of the i-th entry, counted through all streams, as the client sent it.
-// The turn ends when what is left to do is to wait.
-func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, known func(i int) *wire.Known, metadata func(i int) []labels.Label, t *turn) error {
+// The streams are judged in a turn.
+func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model.Stream, policy string, known func(i int) *wire.Known, metadata func(i int) []labels.Label, inTurn func(work func() error) error) error {
 	if len(streams) == 0 {
 		return fault.New(fault.Unprocessable, "error at least one valid stream is required for ingestion")
 	}
@@ -71,22 +71,29 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 	}
 
 	// 1. Judge and complete; what is refused leaves the slices.
-	left, first := streams[:0], 0
-	for i, s := range streams {
-		count := len(s.Entries)
-		if count > 0 {
-			var at *wire.Known
-			if known != nil {
-				at = known(i)
+	left := streams[:0]
+	err := inTurn(func() error {
+		first := 0
+		for i, s := range streams {
+			count := len(s.Entries)
+			if count > 0 {
+				var at *wire.Known
+				if known != nil {
+					at = known(i)
+				}
+				if err := j.stream(d.stream(j.tenant, s.Labels, policy, at), &s, first); err != nil {
+					return err
+				}
 			}
-			if err := j.stream(d.stream(j.tenant, s.Labels, policy, at), &s, first); err != nil {
-				return err
+			if len(s.Entries) > 0 {
+				left = append(left, s)
 			}
+			first += count
 		}
-		if len(s.Entries) > 0 {
-			left = append(left, s)
-		}
-		first += count
+		return nil
+	})
+	if err != nil {
+		return err
 	}
 
 	// 2. Take the whole push from the tenant's rate, or refuse the whole.
@@ -100,7 +107,6 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 		j.tenant.metrics.bytes.Add(float64(j.bytes))
 
 		// 3. Pass on. This is where ring placement stands between the checks and the Pusher.
-		t.end()
 		if err := d.next.Push(ctx, id, left); err != nil {
 			return err
 		}

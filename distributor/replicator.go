@@ -34,7 +34,7 @@ type ReplicatorConfig struct {
 	MemoryBytes int64
 	// Turns are the turns to keep a core busy that this process hands out; nil means that
 	// it is the replicator's alone.
-	Turns *turns.Queue
+	Turns *turns.Cores
 	// Compression of entries on their way.
 	Compression remote.Compression
 }
@@ -251,12 +251,11 @@ func (r *Replicator) deliver(ctx context.Context, place *placer, failed *failure
 	if len(place.groups) == 0 {
 		return nil
 	}
-	var t turn
-	if err := t.begin(ctx, r.cfg.Turns, place.tenant, place.size); err != nil {
+	var d *delivery
+	err := turn{r.cfg.Turns, place.tenant}.do(ctx, place.size, func() (err error) {
+		d, err = r.newDelivery(place)
 		return err
-	}
-	d, err := r.newDelivery(place)
-	t.end()
+	})
 	if err != nil {
 		return err
 	}

@@ -19,12 +19,27 @@ type pusherOf func()
 
 func (f pusherOf) Push(context.Context, model.Tenant, []model.Stream) error { f(); return nil }
 
+// hold takes a turn and returns what gives it back.
+func hold(t *testing.T, q *turns.Cores) (leave func()) {
+	t.Helper()
+	held, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = q.Do(t.Context(), "other", turns.Queries, func() error {
+			close(held)
+			<-left
+			return nil
+		})
+	}()
+	<-held
+	return func() { close(left) }
+}
+
 // TestLargePushesTakeTurns has all turns taken: a small push goes on, a large one waits. It
 // has none any more when the next hop has it.
 func TestLargePushesTakeTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		k := newKit(t, "")
-		q := turns.New(1, 10, turns.AnyNumber)
+		q := turns.NewCores(1)
 		k.cfg.Turns = q
 		small := at(`{"app":"x"}`, `["NOW","info"]`)
 		large := at(`{"app":"x"}`, strings.Repeat(`["NOW","info"],`, turnBytes/16)+`["NOW","info"]`)
@@ -36,10 +51,7 @@ func TestLargePushesTakeTurns(t *testing.T) {
 		if status, text := k.post(large); status != http.StatusNoContent {
 			t.Fatalf("%d %s", status, text)
 		}
-		leave, err := q.Enter(t.Context(), "other", turns.Queries)
-		if err != nil {
-			t.Fatal(err)
-		}
+		leave := hold(t, q)
 		var done atomic.Bool
 		k.next = pusherOf(func() {})
 		go func() {
@@ -115,13 +127,10 @@ func TestTenantGetsHalfOfTheMemory(t *testing.T) {
 // TestLargePushesAreEncodedInTurns does the same with a replicator.
 func TestLargePushesAreEncodedInTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := turns.New(1, 10, turns.AnyNumber)
+		q := turns.NewCores(1)
 		w := newWorld(t, 3, 3, func(c *ReplicatorConfig, _ *Cluster) { c.Turns = q })
 		defer w.end(t)
-		leave, err := q.Enter(t.Context(), "other", turns.Queries)
-		if err != nil {
-			t.Fatal(err)
-		}
+		leave := hold(t, q)
 		done := make(chan error, 1)
 		go func() { done <- w.Push(t.Context(), "t", someStreams(turnBytes/16, 0)) }()
 		synctest.Wait()

@@ -23,7 +23,7 @@ import (
 type sent struct {
 	*httptest.ResponseRecorder
 	t *testing.T
-	q *turns.Queue
+	q *turns.Cores
 }
 
 func (s sent) Write(p []byte) (int, error) {
@@ -33,10 +33,25 @@ func (s sent) Write(p []byte) (int, error) {
 	return s.ResponseRecorder.Write(p)
 }
 
+// hold takes a turn and returns what gives it back.
+func hold(t *testing.T, q *turns.Cores) (leave func()) {
+	t.Helper()
+	held, left := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = q.Do(t.Context(), "other", turns.Queries, func() error {
+			close(held)
+			<-left
+			return nil
+		})
+	}()
+	<-held
+	return func() { close(left) }
+}
+
 // TestCompressInTurns answers small and large, packed and plain, and with no turn to have.
 func TestCompressInTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		q := &Querier{queues: queues{turns: turns.New(1, 10, turns.AnyNumber)}, pool: scan.NewPool(0)}
+		q := &Querier{queues: queues{turns: turns.NewCores(1)}, pool: scan.NewPool(0)}
 		var text strings.Builder
 		for n := 0; text.Len() < 5*turnBytes; n++ {
 			fmt.Fprintf(&text, "%d,", n*n*7919)
@@ -73,10 +88,7 @@ func TestCompressInTurns(t *testing.T) {
 			}
 		}
 
-		leave, err := q.queues.turns.Enter(t.Context(), "other", turns.Queries)
-		if err != nil {
-			t.Fatal(err)
-		}
+		leave := hold(t, q.queues.turns)
 		var done atomic.Bool
 		go func() {
 			q.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = q.writeJSON(w, r, []byte(text.String())) })).
@@ -99,7 +111,7 @@ func TestCompressInTurns(t *testing.T) {
 // hold, so that it is broken off when there is no room for that of another.
 func TestUnreadAnswers(t *testing.T) {
 	const room, large, small = 40 << 20, 39 << 20, 2 << 20
-	q := &Querier{queues: queues{turns: turns.New(1, 10, turns.AnyNumber)}, pool: scan.NewPool(room), logger: slog.New(slog.DiscardHandler)}
+	q := &Querier{queues: queues{turns: turns.NewCores(1)}, pool: scan.NewPool(room), logger: slog.New(slog.DiscardHandler)}
 	s := httptest.NewServer(q.compress(q.answer(func(w http.ResponseWriter, r *http.Request) error {
 		n, _ := strconv.Atoi(r.FormValue("n"))
 		body := make([]byte, n)

@@ -32,7 +32,7 @@ import (
 // grows with the number of runs only. The order of marking does not matter, because the
 // first of equal rows is never marked, whoever marks the others. What is read counts in the
 // budget, and is not kept for the query itself.
-func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats, budget *dedupeBudget, enter enterFunc) error {
+func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats, budget *dedupeBudget, inTurn inTurnFunc) error {
 	if len(parts) < 2 {
 		return nil
 	}
@@ -45,7 +45,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 		return err
 	}
 	defer release()
-	if err := load(ctx, groups, enter, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
+	if err := load(ctx, groups, inTurn, func(*dedupeBlock) bool { return true }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.times, err = d.Block.Times(ctx)
 		return err
 	}); err != nil {
@@ -67,7 +67,7 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 			equal = append(equal, g)
 		}
 	}
-	if err := load(ctx, equal, enter, func(d *dedupeBlock) bool { return d.compared }, func(ctx context.Context, d *dedupeBlock) (err error) {
+	if err := load(ctx, equal, inTurn, func(d *dedupeBlock) bool { return d.compared }, func(ctx context.Context, d *dedupeBlock) (err error) {
 		d.hashes, err = d.Block.Hashes(ctx)
 		return err
 	}); err != nil {
@@ -85,8 +85,8 @@ func markDuplicates(ctx context.Context, parts []model.Part, stats *model.Stats,
 
 // markDuplicates reads blocks in the tenant's turn.
 func (q *Querier) markDuplicates(ctx context.Context, tenant model.Tenant, parts []model.Part, stats *model.Stats) error {
-	return markDuplicates(ctx, parts, stats, q.dedupe, func(ctx context.Context) (func(), error) {
-		return q.queues.turns.Enter(ctx, string(tenant), turns.Queries)
+	return markDuplicates(ctx, parts, stats, q.dedupe, func(ctx context.Context, work func() error) error {
+		return q.queues.turns.Do(ctx, string(tenant), turns.Queries, work)
 	})
 }
 
@@ -176,11 +176,11 @@ func groupByStream(parts []model.Part) []group {
 	return groups
 }
 
-// enterFunc waits for the tenant's turn to read a block, and returns the function that ends it.
-type enterFunc func(ctx context.Context) (leave func(), err error)
+// inTurnFunc runs work in the tenant's turn.
+type inTurnFunc func(ctx context.Context, work func() error) error
 
 // load reads a column of the groups' blocks, each once and in its turn, on all cores.
-func load(ctx context.Context, groups []group, enter enterFunc, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
+func load(ctx context.Context, groups []group, inTurn inTurnFunc, wanted func(*dedupeBlock) bool, read func(context.Context, *dedupeBlock) error) error {
 	seen := map[*dedupeBlock]bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(cores.Count())
@@ -189,12 +189,7 @@ func load(ctx context.Context, groups []group, enter enterFunc, wanted func(*ded
 			if d := runs[i].block; !seen[d] && wanted(d) {
 				seen[d] = true
 				g.Go(func() error {
-					leave, err := enter(ctx)
-					if err != nil {
-						return err
-					}
-					defer leave()
-					return read(ctx, d)
+					return inTurn(ctx, func() error { return read(ctx, d) })
 				})
 			}
 		}

@@ -49,7 +49,7 @@ func TestEachRowIsLiveOnce(t *testing.T) {
 		}
 		stats := &model.Stats{}
 		budget := newDedupeBudget(Config{DedupeBytes: 1, MaxMemory: 1 << 20})
-		if err := markDuplicates(context.Background(), sel, stats, budget, func(context.Context) (func(), error) { return func() {}, nil }); err != nil {
+		if err := markDuplicates(context.Background(), sel, stats, budget, func(_ context.Context, work func() error) error { return work() }); err != nil {
 			t.Fatal(err)
 		}
 		if !budget.free.TryAcquire(budget.limit) {
@@ -140,7 +140,7 @@ func TestDedupeBudget(t *testing.T) {
 		return p
 	}
 	const need = 200 * rowBytes
-	anyTurn := func(context.Context) (func(), error) { return func() {}, nil }
+	anyTurn := func(_ context.Context, work func() error) error { return work() }
 	cancelled, cancel := context.WithCancel(context.Background())
 	cancel()
 	for name, c := range map[string]struct {

@@ -105,12 +105,11 @@ func (w *turnWriter) writeTurn(p []byte) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	leave, err := w.q.queues.turns.Enter(w.r.Context(), queueKey(tenants), turns.Queries)
-	if err != nil {
-		return 0, err
-	}
-	n, err := w.ResponseWriter.Write(p)
-	leave()
+	var n int
+	err = w.q.queues.turns.Do(w.r.Context(), queueKey(tenants), turns.Queries, func() (err error) {
+		n, err = w.ResponseWriter.Write(p)
+		return err
+	})
 	return n, errors.Join(err, w.held.send())
 }
 

@@ -53,7 +53,7 @@ type Config struct {
 	Partial string
 	// Turns are the turns to keep a core busy that this process hands out; nil means that
 	// the querier has all of them.
-	Turns *turns.Queue
+	Turns *turns.Cores
 	// ReplicaWait is how long a read waits for the last replicas when the others are enough.
 	ReplicaWait time.Duration
 }

@@ -92,20 +92,12 @@ func dropMerged(sel *model.Selection) {
 type boundSelector struct {
 	q       *Querier
 	tenants []model.Tenant
-	// turns has the blocks read in turns with those of other tenants; see turnBlock.
+	// turns has the engine's work done in turns with that of other tenants.
 	turns bool
 }
 
 // Select answers for one tenant, or for several with the label __tenant_id__ added.
 func (s boundSelector) Select(ctx context.Context, req *model.Request) (*model.Selection, error) {
-	sel, err := s.gather(ctx, req)
-	if err == nil && s.turns {
-		s.q.takeTurns(sel, queueKey(s.tenants))
-	}
-	return sel, err
-}
-
-func (s boundSelector) gather(ctx context.Context, req *model.Request) (*model.Selection, error) {
 	if len(s.tenants) == 1 {
 		return s.q.Select(ctx, s.tenants[0], req)
 	}
@@ -136,12 +128,12 @@ func (s boundSelector) gather(ctx context.Context, req *model.Request) (*model.S
 	return all, nil
 }
 
-// Turn implements scan.TurnTaker.
-func (s boundSelector) Turn(ctx context.Context) (leave func(), err error) {
+// InTurn implements scan.TurnTaker.
+func (s boundSelector) InTurn(ctx context.Context, work func() error) error {
 	if !s.turns {
-		return func() {}, nil
+		return work()
 	}
-	return s.q.queues.turns.Enter(ctx, queueKey(s.tenants), turns.Queries)
+	return s.q.queues.turns.Do(ctx, queueKey(s.tenants), turns.Queries, work)
 }
 
 // maxTenantsAtOnce bounds how many tenants of one query are read in parallel.
@@ -161,4 +153,7 @@ func (s boundSelector) StreamLabel(ctx context.Context, matchers []*labels.Match
 	return len(list) > 0, err
 }
 
-var _ scan.LabelKnower = boundSelector{}
+var (
+	_ scan.LabelKnower = boundSelector{}
+	_ scan.TurnTaker   = boundSelector{}
+)

@@ -6,10 +6,9 @@ import (
 	"sync"
 
 	"github.com/prometheus/prometheus/model/labels"
-	"golang.org/x/sync/errgroup"
 
-	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/logql/scan"
 )
 
 // weigh counts each stream's entries and bytes in a range exactly, each row once. Bytes
@@ -38,7 +37,8 @@ func (q *Querier) weigh(ctx context.Context, tenants []model.Tenant, matchers []
 // eachWeighed has work called for each block that may hold rows of a range, on all cores.
 // Blocks are read in turns with those of other tenants.
 func (q *Querier) eachWeighed(ctx context.Context, tenants []model.Tenant, matchers []*labels.Matcher, r model.TimeRange, warned *warnings, work func(context.Context, model.Block) error) error {
-	sel, err := boundSelector{q: q, tenants: tenants, turns: true}.Select(ctx, &model.Request{
+	src := boundSelector{q: q, tenants: tenants, turns: true}
+	sel, err := src.Select(ctx, &model.Request{
 		Matchers: matchers, Range: r, Columns: model.Columns{Lengths: true, AllMetadata: true}, Stats: &model.Stats{},
 	})
 	if err != nil {
@@ -47,20 +47,11 @@ func (q *Querier) eachWeighed(ctx context.Context, tenants []model.Tenant, match
 	for _, text := range sel.Warnings {
 		warned.add(text)
 	}
-	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(cores.Count())
+	var blocks []model.Block
 	for _, p := range sel.Parts {
-		for _, b := range p.Blocks {
-			g.Go(func() error {
-				defer b.Release()
-				if err := ctx.Err(); err != nil {
-					return err
-				}
-				return work(ctx, b)
-			})
-		}
+		blocks = append(blocks, p.Blocks...)
 	}
-	return g.Wait()
+	return scan.Each(ctx, src, blocks, work)
 }
 
 // scale sums up by stream.

@@ -73,8 +73,13 @@ func (b *block) Lines(ctx context.Context) ([]byte, error) {
 // Packed returns nil: lines travel whole, and only those that may be wanted.
 func (b *block) Packed(context.Context) (model.Packed, error) { return nil, nil }
 
-// Fetch returns nil: the blocks of a call come one after the other.
-func (b *block) Fetch() func(context.Context) error { return nil }
+// Fetch brings what Times brings.
+func (b *block) Fetch() func(context.Context) error {
+	return func(ctx context.Context) error {
+		_, err := b.Times(ctx)
+		return err
+	}
+}
 
 func (b *block) Hashes(ctx context.Context) ([]uint64, error) {
 	if b.hashes == nil {

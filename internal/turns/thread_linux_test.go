@@ -7,45 +7,38 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestTurnsGiveWay has a turn beside another tenant make the thread's slice long, and leave it
-// as it was.
-func TestTurnsGiveWay(t *testing.T) {
+// TestGiveWay has the turns of a tenant that used much run at a lower priority, and only these.
+func TestGiveWay(t *testing.T) {
 	runtime.LockOSThread()
 	defer runtime.UnlockOSThread()
-	slice := func() uint64 {
-		t.Helper()
-		attr, err := unix.SchedGetAttr(0, 0)
+	nice := func() int {
+		n, err := unix.Getpriority(unix.PRIO_PROCESS, 0)
 		if err != nil {
 			t.Skipf("the system does not tell: %v", err)
 		}
-		return attr.Runtime
+		return 20 - n
 	}
-	usual := slice()
-	giveWay()() // sets it once, to what the kernel has
-	if back := giveWay(); slice() != longSlice {
-		back()
-		t.Skip("the system knows no slices of threads")
-	} else {
-		back()
+	usual := nice()
+	if usual+lower > 19 {
+		t.Skipf("the tests run at niceness %d", usual)
 	}
-	q := ForCores()
-	q.places = 4
-	turn := func(tenant string, want uint64) (leave func()) {
+	c := NewCores(2)
+	c.turns.share("greedy").usage = 100
+	turn := func(tenant string, want int) {
 		t.Helper()
-		leave, err := q.Enter(t.Context(), tenant, Queries)
-		if err != nil {
+		if err := c.Do(t.Context(), tenant, Queries, func() error {
+			if got := nice(); got != want {
+				t.Errorf("%s computes at niceness %d, want %d", tenant, got, want)
+			}
+			return nil
+		}); err != nil {
 			t.Fatal(err)
 		}
-		if got := slice(); got != want {
-			t.Errorf("%s computes with a slice of %d ns, want %d", tenant, got, want)
-		}
-		return leave
 	}
-	alone := turn("one", usual)
-	beside := turn("other", longSlice)
-	beside()
-	if got := slice(); got != usual {
-		t.Errorf("the slice is %d ns after the turn, want %d as before", got, usual)
+	turn("greedy", usual+lower)
+	turn("modest", usual)
+	turn("greedy", usual+lower)
+	if got := nice(); got != usual {
+		t.Errorf("the niceness is %d after the turns, want %d as before", got, usual)
 	}
-	alone()
 }

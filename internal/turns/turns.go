@@ -1,12 +1,6 @@
-// Package turns has tenants share what a process has little of: its cores, and its places for
-// queries.
-//
-// Work that keeps a core busy for a millisecond or more is done in turns, of which there is
-// one for each core (ForCores), and is cut so that a turn is short: one block of a query, one
-// push to decode. The next turn goes to the tenant that used least in the last seconds, and
-// while several are active none gets the last one. So a tenant that asks for much waits for
-// itself. Nobody waits for anything but a core while having a turn: not for the network, a
-// disk, or another turn.
+// Package turns has tenants share what a process has little of: its places for queries (Queue)
+// and its cores (Cores). Whatever there is a number of, the next goes to the tenant that used
+// least in the last seconds, so a tenant that asks for much waits for itself.
 package turns
 
 import (
@@ -16,7 +10,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/skaldlog/skald/internal/cores"
 	"github.com/skaldlog/skald/internal/fault"
 )
 
@@ -31,7 +24,6 @@ type Queue struct {
 	places int
 	most   int // waiting per tenant; more are refused
 	shared SharedBy
-	yields bool // whoever has a place gives way to short work; see giveWay
 	mu     struct {
 		sync.Mutex
 		held    int
@@ -85,7 +77,7 @@ func (s *tenantShare) next() *waiter {
 
 type waiter struct {
 	granted chan struct{}
-	beside  bool // others were active when it was granted
+	used    float64 // seconds, of its tenant, when it was granted
 	gone    bool
 }
 
@@ -114,28 +106,28 @@ func New(places, most int, shared SharedBy) *Queue {
 	return q
 }
 
-// ForCores returns the queue of the turns to keep a core busy. The goroutine that has entered
-// it must be the one that leaves: while several tenants are active it keeps its thread, which
-// gives way to all that is short.
-func ForCores() *Queue {
-	q := New(cores.Count(), math.MaxInt, LeavingOne)
-	q.yields = true
-	return q
-}
-
 // Enter waits for a place and returns the function that leaves it.
 func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func(), err error) {
+	if _, err := q.enter(ctx, tenant, kind); err != nil {
+		return nil, err
+	}
+	began := time.Now()
+	return func() { q.leave(tenant, began) }, nil
+}
+
+// enter waits for a place. used are the seconds that the tenant has used of late.
+func (q *Queue) enter(ctx context.Context, tenant string, kind Kind) (used float64, err error) {
 	q.mu.Lock()
 	s := q.share(tenant)
 	if q.mu.waiting == 0 && q.mu.held < q.places && q.may(s) {
 		q.hold(s)
-		beside := len(q.mu.tenants) > 1
+		used = s.usage
 		q.mu.Unlock()
-		return q.leaver(tenant, beside), nil
+		return used, nil
 	}
 	if s.waiting() >= q.most {
 		q.mu.Unlock()
-		return nil, fault.New(fault.RateLimited, "too many outstanding requests")
+		return 0, fault.New(fault.RateLimited, "too many outstanding requests")
 	}
 	w := &waiter{granted: make(chan struct{})}
 	s.waiters[kind] = append(s.waiters[kind], w)
@@ -144,7 +136,7 @@ func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func
 	q.mu.Unlock()
 	select {
 	case <-w.granted:
-		return q.leaver(tenant, w.beside), nil
+		return w.used, nil
 	case <-ctx.Done():
 	}
 	q.mu.Lock()
@@ -157,7 +149,14 @@ func (q *Queue) Enter(ctx context.Context, tenant string, kind Kind) (leave func
 		q.mu.waiting--
 		q.sweep(tenant)
 	}
-	return nil, context.Cause(ctx)
+	return 0, context.Cause(ctx)
+}
+
+// leave gives a place back that was held since then.
+func (q *Queue) leave(tenant string, began time.Time) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.free(tenant, time.Since(began).Seconds())
 }
 
 // share returns a tenant's share with its usage up to date; called with mu held.
@@ -194,21 +193,6 @@ func (q *Queue) may(s *tenantShare) bool {
 func (q *Queue) hold(s *tenantShare) {
 	s.held++
 	q.mu.held++
-}
-
-// leaver returns the function that leaves a place; it may be called once. beside says that
-// other tenants are active.
-func (q *Queue) leaver(tenant string, beside bool) func() {
-	began, back := time.Now(), func() {}
-	if q.yields && beside {
-		back = giveWay()
-	}
-	return func() {
-		back()
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.free(tenant, time.Since(began).Seconds())
-	}
 }
 
 // free gives a place back, and on; called with mu held.
@@ -262,7 +246,7 @@ func (q *Queue) grant() {
 			return
 		}
 		w := next.next()
-		w.beside = len(q.mu.tenants) > 1
+		w.used = next.usage
 		q.mu.waiting--
 		q.hold(next)
 		close(w.granted)

@@ -28,9 +28,9 @@ type Body struct {
 	// Reserve is asked before memory is taken; its error ends decoding and is returned.
 	// What was reserved is the caller's to give back, after Batch.Release. Nil allows all.
 	Reserve func(bytes int64) error
-	// Received is called when the body has arrived, before the work on it begins, with the
-	// bytes that came; its error ends decoding and is returned. Nil allows all.
-	Received func(bytes int) error
+	// InTurn runs the work on the body when it has arrived, with the bytes that came, and
+	// returns its error; another one ends decoding and is returned. Nil runs it at once.
+	InTurn func(bytes int, work func() error) error
 }
 
 // Decoder decodes pushes. It is safe for concurrent use.
@@ -65,11 +65,22 @@ func (d *Decoder) Push(body Body) (*Batch, error) {
 		return nil, err
 	}
 	if media == "application/json" {
-		if err = d.readJSON(b, body); err == nil {
-			err = d.pushJSON(b, body.Legacy)
-		}
-	} else if err = d.readSnappy(b, body); err == nil {
-		err = d.pushProto(b)
+		err = d.receive(b, &b.body, body, tooLargeJSON, func() error {
+			if err := d.unpack(b, &b.body, body, unpackPush); err != nil {
+				return err
+			}
+			return d.pushJSON(b, body.Legacy)
+		})
+	} else {
+		err = d.receive(b, &b.raw, body, tooLargeProto, func() error {
+			if err := d.unpack(b, &b.raw, body, unpackPush); err != nil {
+				return err
+			}
+			if err := d.unpackSnappy(b); err != nil {
+				return err
+			}
+			return d.pushProto(b)
+		})
 	}
 	if err != nil {
 		b.Release()
@@ -79,13 +90,8 @@ func (d *Decoder) Push(body Body) (*Batch, error) {
 	return b, nil
 }
 
-// readSnappy reads a snappy block, which may be packed once more, into b.body.
-func (d *Decoder) readSnappy(b *Batch, body Body) error {
-	var err error
-	b.raw, err = d.read(b, b.raw, body, unpackPush, tooLargeProto)
-	if err != nil {
-		return err
-	}
+// unpackSnappy unpacks the snappy block b.raw into b.body.
+func (d *Decoder) unpackSnappy(b *Batch) error {
 	size, err := snappy.DecodedLen(b.raw)
 	if err != nil {
 		return fault.Wrap(fault.Invalid, err)
@@ -108,12 +114,8 @@ func (d *Decoder) readSnappy(b *Batch, body Body) error {
 	return nil
 }
 
-func (d *Decoder) readJSON(b *Batch, body Body) error {
-	var err error
-	b.body, err = d.read(b, b.body, body, unpackPush, func(n, most int64) error {
-		return fault.New(fault.Invalid, "compressed message size %d exceeds limit %d", n, most)
-	})
-	return err
+func tooLargeJSON(n, most int64) error {
+	return fault.New(fault.Invalid, "compressed message size %d exceeds limit %d", n, most)
 }
 
 func tooLargeProto(n, most int64) error {
@@ -124,41 +126,48 @@ func tooLargeDecompressed(n, most int64) error {
 	return fault.New(fault.Invalid, "decompressed message size too large than max (%d vs %d)", n, most)
 }
 
-// read reads the body, undoing its Content-Encoding, into buf. tooLarge makes the error
-// for a body of n bytes or more where most are allowed.
-func (d *Decoder) read(b *Batch, buf []byte, body Body, unpack unpacker, tooLarge func(n, most int64) error) ([]byte, error) {
+// receive reads the body as it was sent, to b.packed when it has a Content-Encoding and to buf
+// when it has none, and has decode go on from there. tooLarge makes the error for a body of n
+// bytes or more where most are allowed.
+func (d *Decoder) receive(b *Batch, buf *[]byte, body Body, tooLarge func(n, most int64) error, decode func() error) error {
 	if body.Length > d.maxCompressed {
-		return buf, tooLarge(body.Length, d.maxCompressed)
+		return tooLarge(body.Length, d.maxCompressed)
 	}
-	plain := body.ContentEncoding == ""
-	arrived := &b.packed
-	if plain {
-		arrived = &buf
+	if body.ContentEncoding != "" {
+		buf = &b.packed
 	}
-	err := b.arrive(arrived, body, d.maxCompressed)
+	err := b.arrive(buf, body, d.maxCompressed)
 	if errors.Is(err, errOverLimit) {
 		err = tooLarge(d.maxCompressed+1, d.maxCompressed)
 	}
-	if err == nil && body.Received != nil {
-		err = body.Received(len(*arrived))
+	switch {
+	case err != nil:
+		return err
+	case body.InTurn == nil:
+		return decode()
 	}
-	if err != nil || plain {
-		return buf, err
+	return body.InTurn(len(*buf), decode)
+}
+
+// unpack undoes the Content-Encoding of a body that was received, into buf.
+func (d *Decoder) unpack(b *Batch, buf *[]byte, body Body, unpack unpacker) error {
+	if body.ContentEncoding == "" {
+		return nil
 	}
 	unpacked, release, err := unpack(bytes.NewReader(b.packed), body.ContentEncoding)
 	if err != nil {
-		return buf, err
+		return err
 	}
 	defer release()
 	most := d.maxDecompressed
-	buf, err = b.readAll(buf, unpacked, 4*int64(len(b.packed)), most)
+	*buf, err = b.readAll(*buf, unpacked, 4*int64(len(b.packed)), most)
 	switch {
 	case errors.Is(err, errOverLimit):
-		return buf, tooLargeDecompressed(most+1, most)
+		return tooLargeDecompressed(most+1, most)
 	case err != nil && fault.Of(err) == fault.Internal:
-		return buf, fault.Wrap(fault.Invalid, err) // the client's bytes
+		return fault.Wrap(fault.Invalid, err) // the client's bytes
 	}
-	return buf, err
+	return err
 }
 
 // arrive reads the body as it comes.

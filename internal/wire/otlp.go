@@ -39,13 +39,15 @@ func (d *Decoder) OTLP(body Body, opts OTLPOptions) (*Batch, error) {
 		opts.Now = time.Now
 	}
 	m := otlpMapper{d: d, b: b, opts: &opts}
-	if b.body, err = d.read(b, b.body, body, unpackOTLP, tooLargeProto); err == nil {
-		if body.ContentType == "application/json" {
-			err = m.requestJSON()
-		} else {
-			err = m.requestProto()
+	err = d.receive(b, &b.body, body, tooLargeProto, func() error {
+		if err := d.unpack(b, &b.body, body, unpackOTLP); err != nil {
+			return err
 		}
-	}
+		if body.ContentType == "application/json" {
+			return m.requestJSON()
+		}
+		return m.requestProto()
+	})
 	if err != nil {
 		b.Release()
 		return nil, err

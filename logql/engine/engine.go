@@ -282,12 +282,10 @@ func (e *Engine) metric(ctx context.Context, src scan.Selector, lim Limits, p Pa
 	if p.Instant {
 		out.Type = "vector"
 	}
-	leave, err := ev.turn(ctx, v)
-	if err != nil {
-		return nil, err
-	}
-	defer leave()
-	out.Series, err = ev.result(v.series, x)
+	err = ev.inTurn(ctx, func() (err error) {
+		out.Series, err = ev.result(v.series, x)
+		return err
+	}, v)
 	out.Warnings = ev.warnings()
 	return out, err
 }

@@ -44,7 +44,7 @@ func source(streams int) *blocks.Source {
 			list[i].Entries = append(list[i].Entries, model.Entry{Timestamp: int64(n) * 1e9, Line: []byte("x")})
 		}
 	}
-	return blocks.New(list, blocks.Options{})
+	return blocks.New(list, blocks.Options{RowsPerBlock: 100 * streams})
 }
 
 func TestLimits(t *testing.T) {
@@ -206,13 +206,14 @@ type oneTurn struct {
 	n     *int // turns so far; guarded by place
 }
 
-func (s oneTurn) Turn(ctx context.Context) (leave func(), err error) {
+func (s oneTurn) InTurn(ctx context.Context, work func() error) error {
 	select {
 	case s.place <- struct{}{}:
 		*s.n++
-		return func() { <-s.place }, nil
+		defer func() { <-s.place }()
+		return work()
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return ctx.Err()
 	}
 }
 

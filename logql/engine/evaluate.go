@@ -106,12 +106,10 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 		if v.scalar {
 			return vector{}, errNumber
 		}
-		leave, err := ev.turn(ctx, v)
-		if err != nil {
-			return vector{}, err
-		}
-		defer leave()
-		v.series, err = labelReplace(x, v.series)
+		err = ev.inTurn(ctx, func() (err error) {
+			v.series, err = labelReplace(x, v.series)
+			return err
+		}, v)
 		return v, err
 	case *syntax.BinOp:
 		var lhs, rhs vector
@@ -121,12 +119,12 @@ func (ev *evaluation) eval(ctx context.Context, x syntax.MetricExpr) (vector, er
 		if err := g.Wait(); err != nil {
 			return vector{}, err
 		}
-		leave, err := ev.turn(ctx, lhs, rhs)
-		if err != nil {
-			return vector{}, err
-		}
-		defer leave()
-		return binary(x, lhs, rhs, ev.points)
+		var v vector
+		err := ev.inTurn(ctx, func() (err error) {
+			v, err = binary(x, lhs, rhs, ev.points)
+			return err
+		}, lhs, rhs)
+		return v, err
 	case *syntax.Variants:
 		return ev.variants(ctx, x)
 	}
@@ -139,16 +137,16 @@ var errNumber = errors.New("unexpected expr type (*syntax.LiteralExpr) for Evalu
 // shortWork are so few values that computing with them needs no turn: a fraction of a millisecond.
 const shortWork = 16 << 10
 
-// turn waits for the right to compute with vectors, and returns the function that ends it.
-func (ev *evaluation) turn(ctx context.Context, vectors ...vector) (leave func(), err error) {
+// inTurn computes with vectors in a turn.
+func (ev *evaluation) inTurn(ctx context.Context, work func() error, vectors ...vector) error {
 	series := 0
 	for _, v := range vectors {
 		series += len(v.series)
 	}
 	if series*ev.points < shortWork {
-		return func() {}, nil
+		return work()
 	}
-	return scan.TakeTurn(ctx, ev.src)
+	return scan.InTurn(ctx, ev.src, work)
 }
 
 // constant is a series without labels that has the value at every step.
@@ -171,14 +169,13 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 		if err != nil {
 			return vector{}, err
 		}
-		leave, err := ev.turn(ctx, vector{series: series})
-		if err != nil {
-			return vector{}, err
-		}
-		defer leave()
-		// Rows whose errors the query wants to see kept all their labels.
-		series, err = aggregate(x.Op, x.Grouping, series, ev.points)
-		return vector{series: series}, err
+		v := vector{series: series}
+		err = ev.inTurn(ctx, func() (err error) {
+			// Rows whose errors the query wants to see kept all their labels.
+			v.series, err = aggregate(x.Op, x.Grouping, series, ev.points)
+			return err
+		}, v)
+		return v, err
 	}
 	v, err := ev.eval(ctx, x.Expr)
 	if err != nil {
@@ -187,27 +184,30 @@ func (ev *evaluation) aggregate(ctx context.Context, x *syntax.VectorAgg) (vecto
 	if v.scalar {
 		return vector{}, errNumber
 	}
-	leave, err := ev.turn(ctx, v)
-	if err != nil {
-		return vector{}, err
-	}
-	defer leave()
+	err = ev.inTurn(ctx, func() (err error) {
+		v.series, err = ev.combine(x, v.series)
+		return err
+	}, v)
+	return v, err
+}
+
+// combine is what a vector aggregation makes of series.
+func (ev *evaluation) combine(x *syntax.VectorAgg, series []scan.Series) ([]scan.Series, error) {
 	switch x.Op {
 	case "sort", "sort_desc":
 		if ev.p.Instant {
-			v.series = slices.Clone(v.series)
-			sortByValue(v.series, x.Op == "sort_desc")
+			series = slices.Clone(series)
+			sortByValue(series, x.Op == "sort_desc")
 		}
+		return series, nil
 	case "topk", "bottomk", "approx_topk":
 		if x.Param == nil {
-			return vector{}, fmt.Errorf("evaluate: %s without parameter", x.Op)
+			return nil, fmt.Errorf("evaluate: %s without parameter", x.Op)
 		}
 		k := int(min(*x.Param, math.MaxInt32)) // there are never more series
-		v.series = selectK(x.Op != "bottomk", k, x.Grouping, v.series, ev.points, ev.p.Instant)
-	default:
-		v.series, err = aggregate(x.Op, x.Grouping, v.series, ev.points)
+		return selectK(x.Op != "bottomk", k, x.Grouping, series, ev.points, ev.p.Instant), nil
 	}
-	return v, err
+	return aggregate(x.Op, x.Grouping, series, ev.points)
 }
 
 // scan gathers a range aggregation, once for all its occurrences in the query.

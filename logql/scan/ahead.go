@@ -55,6 +55,21 @@ func (a *ahead[B]) take(ctx context.Context, i int) {
 	}
 }
 
+// atHand reports whether taking block i means no wait.
+func (a *ahead[B]) atHand(i int) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if i >= a.mu.next {
+		return a.blocks[i].Fetch() == nil
+	}
+	select {
+	case <-a.mu.ready[i]:
+		return true
+	default:
+		return a.mu.ready[i] == nil
+	}
+}
+
 // fetchUntil begins to fetch the blocks up to the last one, for as long as there is room. It is
 // called with the lock held.
 func (a *ahead[B]) fetchUntil(ctx context.Context, last int, room func() bool) {

@@ -62,7 +62,7 @@ func TestBlocksAreFetchedAhead(t *testing.T) {
 	} {
 		blocks, fetches := farBlocks(n, c.bytes)
 		var worked atomic.Int64
-		err := parallel(t.Context(), &ahead[*farBlock]{blocks: blocks, slow: c.slow}, c.workers, func(_ context.Context, _, i int, b *farBlock) error {
+		err := parallel(t.Context(), nil, &ahead[*farBlock]{blocks: blocks, slow: c.slow}, c.workers, func(_ context.Context, _, i int, b *farBlock) error {
 			if b.began.Load() != b.done.Load() {
 				t.Errorf("block %d is read while it is fetched", i)
 			}
@@ -85,7 +85,7 @@ func TestBlocksAreFetchedAhead(t *testing.T) {
 func TestFetchingEndsWithTheScan(t *testing.T) {
 	blocks, fetches := farBlocks(1000, 1)
 	failed := errors.New("failed")
-	err := parallel(t.Context(), &ahead[*farBlock]{blocks: blocks}, 2, func(ctx context.Context, _, i int, _ *farBlock) error {
+	err := parallel(t.Context(), nil, &ahead[*farBlock]{blocks: blocks}, 2, func(ctx context.Context, _, i int, _ *farBlock) error {
 		switch {
 		case i == 5:
 			return failed

@@ -54,7 +54,7 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 		return nil, err
 	}
 	needs := logNeeds()
-	l := &logScan{q: q, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory)}
+	l := &logScan{src: src, q: q, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory)}
 	l.req = &model.Request{
 		Matchers: expr.Matchers, Range: q.Range,
 		Columns: needs.columns(), Stats: l.stats,
@@ -78,6 +78,7 @@ func Logs(ctx context.Context, src Selector, expr *syntax.LogExpr, q LogsQuery, 
 
 // logScan is what the workers of a log query share.
 type logScan struct {
+	src    Selector
 	q      LogsQuery
 	req    *model.Request
 	stats  *model.Stats
@@ -120,7 +121,7 @@ func (l *logScan) dense(ctx context.Context, blocks []arrived, pipe *pipeline.Pi
 		}
 		workers[i] = &logWorker{logScan: l, pipe: pipe}
 	}
-	return parallel(ctx, &ahead[arrived]{blocks: blocks, slow: true}, n, func(ctx context.Context, worker, _ int, b arrived) error {
+	return parallel(ctx, l.src, &ahead[arrived]{blocks: blocks, slow: true}, n, func(ctx context.Context, worker, _ int, b arrived) error {
 		return workers[worker].block(ctx, b)
 	})
 }

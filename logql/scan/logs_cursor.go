@@ -113,22 +113,28 @@ func cursorsOf(r *blockReader, seq uint64, forward bool) []*cursor {
 // one was kept, everything closer than the interval is skipped without being looked at,
 // and blocks that lie in between are not opened.
 func (l *logScan) sparse(ctx context.Context, blocks []arrived, pipe *pipeline.Pipeline) error {
-	s := &sparseScan{logWorker: logWorker{logScan: l, pipe: pipe}, blocks: blocks, open: map[*blockReader]*openBlock{}}
+	s := &sparseScan{logWorker: logWorker{logScan: l, pipe: pipe}, blocks: blocks, opened: map[*blockReader]*openBlock{}}
 	defer s.close()
 	s.from = l.q.Range.From
 	if !l.q.Forward {
 		s.from = l.q.Range.Through - 1
 	}
-	for n := 1; ; n++ {
+	for {
 		if err := s.openBlocks(ctx); err != nil {
 			return err
 		}
-		if len(s.cursors.heap) == 0 {
+		if len(s.cursors.heap) == 0 || s.kept == l.q.Limit {
 			return nil
 		}
-		if n%checkEvery == 0 && ctx.Err() != nil {
-			return ctx.Err()
+		if err := InTurn(ctx, l.src, s.rows); err != nil {
+			return err
 		}
+	}
+}
+
+// rows looks at rows until another block may have the next one, or the turn has been long.
+func (s *sparseScan) rows() error {
+	for n := 0; n < checkEvery && len(s.cursors.heap) > 0 && s.kept < s.q.Limit && !s.due(); n++ {
 		c := s.cursors.heap[0]
 		if s.tooClose(c.ts()) {
 			c.skip(s.from)
@@ -141,25 +147,24 @@ func (l *logScan) sparse(ctx context.Context, blocks []arrived, pipe *pipeline.P
 			return err
 		}
 		if passed {
-			l.stats.RowsMatched.Add(1)
-			if s.kept++; s.kept == l.q.Limit {
-				return nil
-			}
-			s.from = ts + int64(l.q.Interval)
-			if !l.q.Forward {
-				s.from = ts - int64(l.q.Interval)
+			s.stats.RowsMatched.Add(1)
+			s.kept++
+			s.from = ts + int64(s.q.Interval)
+			if !s.q.Forward {
+				s.from = ts - int64(s.q.Interval)
 			}
 		}
 		c.next()
 		s.settle(c)
 	}
+	return nil
 }
 
-// sparseScan is the state of a scan with an interval. blocks are those not yet opened.
+// sparseScan is the state of a scan with an interval. blocks are those still to be opened.
 type sparseScan struct {
 	logWorker
 	blocks []arrived
-	open   map[*blockReader]*openBlock
+	opened map[*blockReader]*openBlock
 	from   int64 // the first time that may be kept next
 	kept   int
 }
@@ -180,15 +185,9 @@ func (s *sparseScan) tooClose(ts int64) bool {
 
 // openBlocks opens the blocks that may hold rows before, or at the time of, the next one.
 func (s *sparseScan) openBlocks(ctx context.Context) error {
-	for len(s.blocks) > 0 {
+	for s.due() {
 		b := s.blocks[0]
 		first, last := b.Bounds()
-		if len(s.cursors.heap) > 0 {
-			next := s.cursors.heap[0].ts()
-			if s.q.Forward && first > next || !s.q.Forward && last < next {
-				return nil
-			}
-		}
 		s.blocks = s.blocks[1:]
 		in := s.q.Range
 		if s.q.Forward {
@@ -203,10 +202,34 @@ func (s *sparseScan) openBlocks(ctx context.Context) error {
 	return nil
 }
 
+// read loads a block in a turn, which begins when its bytes are there.
+func (s *sparseScan) read(ctx context.Context, b arrived, in model.TimeRange) error {
+	if fetch := b.Fetch(); fetch != nil {
+		_ = fetch(ctx) // reading it will tell
+	}
+	return InTurn(ctx, s.src, func() error { return s.load(ctx, b, in) })
+}
+
+// due reports whether the next block must be opened before the next row is looked at.
+func (s *sparseScan) due() bool {
+	if len(s.blocks) == 0 {
+		return false
+	}
+	if len(s.cursors.heap) == 0 {
+		return true
+	}
+	first, last := s.blocks[0].Bounds()
+	if next := s.cursors.heap[0].ts(); s.q.Forward {
+		return first <= next
+	} else {
+		return last >= next
+	}
+}
+
 func (s *sparseScan) openBlock(ctx context.Context, b arrived, in model.TimeRange, overlaps bool) error {
 	s.reader = blockReader{}
 	if overlaps {
-		if err := s.load(ctx, b, in); err != nil {
+		if err := s.read(ctx, b, in); err != nil {
 			b.Release()
 			return err
 		}
@@ -217,7 +240,7 @@ func (s *sparseScan) openBlock(ctx context.Context, b arrived, in model.TimeRang
 		b.Release()
 		return ctx.Err()
 	}
-	s.open[&r] = &openBlock{b.Block, len(list)}
+	s.opened[&r] = &openBlock{b.Block, len(list)}
 	for _, c := range list {
 		heap.Push(&s.cursors, c)
 	}
@@ -231,16 +254,16 @@ func (s *sparseScan) settle(c *cursor) {
 	if !done {
 		return
 	}
-	o := s.open[c.reader]
+	o := s.opened[c.reader]
 	if o.cursors--; o.cursors == 0 {
-		delete(s.open, c.reader)
+		delete(s.opened, c.reader)
 		o.block.Release()
 	}
 }
 
 // close gives back what is still open or was never opened.
 func (s *sparseScan) close() {
-	for _, o := range s.open {
+	for _, o := range s.opened {
 		o.block.Release()
 	}
 	for _, b := range s.blocks {

@@ -2,6 +2,8 @@ package scan_test
 
 import (
 	"cmp"
+	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -71,6 +73,22 @@ func naiveLogs(streams []model.Stream, q scan.LogsQuery, keep func(line string) 
 	return out
 }
 
+// oneTurn hands out one turn at a time, to which no other is necessary.
+type oneTurn struct {
+	*blocks.Source
+	place chan struct{}
+}
+
+func (s oneTurn) InTurn(_ context.Context, work func() error) error {
+	select {
+	case s.place <- struct{}{}:
+		defer func() { <-s.place }()
+		return work()
+	case <-time.After(10 * time.Second):
+		return errors.New("somebody waits in a turn, or never ends it")
+	}
+}
+
 func TestLogsAgreeWithDefinition(t *testing.T) {
 	rnd := rand.New(rand.NewPCG(9, 10))
 	for range 60 {
@@ -91,7 +109,7 @@ func TestLogsAgreeWithDefinition(t *testing.T) {
 			`{app=~".+"} | logfmt | path="/2"`:    func(l string) bool { return strings.HasSuffix(l, "/2") },
 			`{app=~".+"} |= "nothing is like it"`: func(string) bool { return false },
 		} {
-			got, err := scan.Logs(t.Context(), src, parseLog(t, query), q, scan.Options{Workers: 1 + rnd.IntN(3)})
+			got, err := scan.Logs(t.Context(), oneTurn{src, make(chan struct{}, 1)}, parseLog(t, query), q, scan.Options{Workers: 1 + rnd.IntN(3)})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -16,6 +16,7 @@ import (
 
 // rangeScan is what the workers of one range aggregation share.
 type rangeScan struct {
+	src      Selector
 	agg      *syntax.RangeAgg
 	op       operation
 	grouping *syntax.Grouping
@@ -47,11 +48,11 @@ type rangeScan struct {
 //
 // A row whose pipeline left an error fails the query with Loki's text.
 func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, opts Options) ([]Series, error) {
-	s, pipe, err := newRangeScan(ctx, agg, grid, &opts)
+	s, pipe, err := newRangeScan(ctx, src, agg, grid, &opts)
 	if err != nil {
 		return nil, err
 	}
-	total, err := s.gather(ctx, src, pipe)
+	total, err := s.gather(ctx, pipe)
 	if err != nil {
 		return nil, err
 	}
@@ -59,11 +60,11 @@ func Range(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, o
 	if agg.Op == "absent_over_time" {
 		return s.absent(ctx, total), nil
 	}
-	return s.results(ctx, src, total)
+	return s.results(ctx, total)
 }
 
-func newRangeScan(ctx context.Context, agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
-	s := &rangeScan{agg: agg, opts: opts, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory), grouping: agg.Grouping}
+func newRangeScan(ctx context.Context, src Selector, agg *syntax.RangeAgg, grid Grid, opts *Options) (*rangeScan, *pipeline.Pipeline, error) {
+	s := &rangeScan{src: src, agg: agg, opts: opts, stats: opts.stats(), budget: NewBudget(ctx, opts.MaxMemory), grouping: agg.Grouping}
 	if s.grouping == nil {
 		s.grouping = opts.Grouping
 	}
@@ -95,12 +96,12 @@ func onlyLineFilters(stages []syntax.Stage) bool {
 }
 
 // gather fills the buckets of all series.
-func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pipeline) (*rangeWorker, error) {
+func (s *rangeScan) gather(ctx context.Context, pipe *pipeline.Pipeline) (*rangeWorker, error) {
 	total, err := s.worker(pipe)
 	if err != nil || s.windows.limit <= 0 {
 		return total, err
 	}
-	blocks, err := selected(ctx, src, s.req, &s.agg.Range.Log, s.opts)
+	blocks, err := selected(ctx, s.src, s.req, &s.agg.Range.Log, s.opts)
 	if err != nil {
 		return nil, err
 	}
@@ -109,19 +110,19 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 		w, _ := s.worker(pipe.Clone())
 		workers = append(workers, w)
 	}
-	err = parallel(ctx, &ahead[model.Block]{blocks: blocks}, len(workers), func(ctx context.Context, worker, index int, b model.Block) error {
+	err = parallel(ctx, s.src, &ahead[model.Block]{blocks: blocks}, len(workers), func(ctx context.Context, worker, index int, b model.Block) error {
 		return workers[worker].block(ctx, index, b)
 	})
 	if err != nil {
-		return nil, s.explain(ctx, src, err)
+		return nil, s.explain(ctx, err)
 	}
 	for _, w := range workers[1:] {
-		leave, err := TakeTurn(ctx, src)
-		if err != nil {
+		if err := InTurn(ctx, s.src, func() error {
+			total.acc.merge(w.acc, total.table.adopt(w.table))
+			return nil
+		}); err != nil {
 			return nil, err
 		}
-		total.acc.merge(w.acc, total.table.adopt(w.table))
-		leave()
 		if err := total.charge(); err != nil {
 			return nil, err
 		}
@@ -134,7 +135,7 @@ func (s *rangeScan) gather(ctx context.Context, src Selector, pipe *pipeline.Pip
 }
 
 // results slides the windows of every series, on all cores.
-func (s *rangeScan) results(ctx context.Context, src Selector, total *rangeWorker) ([]Series, error) {
+func (s *rangeScan) results(ctx context.Context, total *rangeWorker) ([]Series, error) {
 	all := total.table.labels
 	if s.opts.SeriesLimited && len(all) > s.opts.MaxSeries {
 		return nil, SeriesLimitError(s.opts.MaxSeries)
@@ -155,15 +156,15 @@ func (s *rangeScan) results(ctx context.Context, src Selector, total *rangeWorke
 				if end-perTurn >= len(all) {
 					return nil
 				}
-				leave, err := TakeTurn(ctx, src)
-				if err != nil {
+				if err := InTurn(ctx, s.src, func() error {
+					for id := end - perTurn; id < min(end, len(all)) && ctx.Err() == nil; id++ {
+						c := total.acc.result(ctx, id, &s.windows)
+						out[id] = Series{Labels: all[id], Values: c.values, Present: c.present}
+					}
+					return nil
+				}); err != nil {
 					return err
 				}
-				for id := end - perTurn; id < min(end, len(all)) && ctx.Err() == nil; id++ {
-					c := total.acc.result(ctx, id, &s.windows)
-					out[id] = Series{Labels: all[id], Values: c.values, Present: c.present}
-				}
-				leave()
 			}
 		})
 	}

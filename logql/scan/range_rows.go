@@ -197,7 +197,7 @@ func pipelineError(l labels.Labels) string {
 
 // explain turns a rowError into the refusal that the user sees. It names all labels of
 // the row, of which the scan may have read only some: so the row is looked at once more.
-func (s *rangeScan) explain(ctx context.Context, src Selector, err error) error {
+func (s *rangeScan) explain(ctx context.Context, err error) error {
 	row, ok := err.(*rowError)
 	if !ok {
 		return err
@@ -215,7 +215,7 @@ func (s *rangeScan) explain(ctx context.Context, src Selector, err error) error 
 		if err != nil {
 			return err
 		}
-		if _, err := again.gather(ctx, src, pipe); err != nil {
+		if _, err := again.gather(ctx, pipe); err != nil {
 			return err
 		}
 	}

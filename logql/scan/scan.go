@@ -19,6 +19,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/prometheus/prometheus/model/labels"
 
@@ -43,19 +44,19 @@ type LabelKnower interface {
 	StreamLabel(ctx context.Context, matchers []*labels.Matcher, r model.TimeRange, name string) (bool, error)
 }
 
-// TurnTaker is what a Selector may be besides, when blocks are read in turns with other
-// queries: computing that goes with no block takes a turn, too.
+// TurnTaker is what a Selector may be besides, when queries take turns to keep a core busy:
+// what is computed with a block, or with series, is done in a turn.
 type TurnTaker interface {
-	// Turn waits for a turn and returns the function that ends it.
-	Turn(ctx context.Context) (leave func(), err error)
+	// InTurn waits for a turn, runs work in it, which must not wait, and returns its error.
+	InTurn(ctx context.Context, work func() error) error
 }
 
-// TakeTurn waits for a turn where there are any, and returns the function that ends it.
-func TakeTurn(ctx context.Context, src Selector) (leave func(), err error) {
+// InTurn runs work in a turn where there are any.
+func InTurn(ctx context.Context, src Selector, work func() error) error {
 	if t, ok := src.(TurnTaker); ok {
-		return t.Turn(ctx)
+		return t.InTurn(ctx, work)
 	}
-	return func() {}, nil
+	return work()
 }
 
 // Series is the values of one series over a grid: Values has an element for each point,
@@ -157,10 +158,22 @@ func needles(ctx context.Context, src Selector, req *model.Request, log *syntax.
 // work even for a pipeline that takes 10 µs per row.
 const checkEvery = 2048
 
+// turnLength is how long a turn goes on to the next block, if that is at hand: blocks of which
+// little is read take less than it costs to wait for a turn.
+const turnLength = time.Millisecond
+
+// Each runs work on every block of a selection, in turns, on all cores, and releases each when
+// its work is done. The first error stops all. When it returns, every block has been released.
+func Each(ctx context.Context, src Selector, blocks []model.Block, work func(ctx context.Context, b model.Block) error) error {
+	return parallel(ctx, src, &ahead[model.Block]{blocks: blocks}, min(cores.Count(), len(blocks)), func(ctx context.Context, _, _ int, b model.Block) error {
+		return work(ctx, b)
+	})
+}
+
 // parallel runs work on every block with so many goroutines, each with its worker
 // number, and releases each block when its work is done. The first error stops all.
 // When it returns, no goroutine is left and every block has been released.
-func parallel[B model.Block](ctx context.Context, queue *ahead[B], workers int, work func(ctx context.Context, worker, index int, b B) error) error {
+func parallel[B model.Block](ctx context.Context, src Selector, queue *ahead[B], workers int, work func(ctx context.Context, worker, index int, b B) error) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	blocks := queue.blocks
@@ -168,19 +181,33 @@ func parallel[B model.Block](ctx context.Context, queue *ahead[B], workers int, 
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			for {
-				i := int(next.Add(1)) - 1
-				if i >= len(blocks) {
-					return
+			i := int(next.Add(1)) - 1
+			turn := func() error {
+				for began := time.Now(); ; {
+					err := work(ctx, w, i, blocks[i])
+					blocks[i].Release()
+					i = int(next.Add(1)) - 1
+					if err != nil || ctx.Err() != nil || i >= len(blocks) || time.Since(began) > turnLength || !queue.atHand(i) {
+						return err
+					}
+					queue.take(ctx, i)
 				}
+			}
+			for i < len(blocks) {
 				queue.take(ctx, i)
 				// After a failure the rest of the queue is only released.
 				if ctx.Err() == nil {
-					if err := work(ctx, w, i, blocks[i]); err != nil {
+					before := i
+					err := InTurn(ctx, src, turn)
+					if err != nil {
 						cancel(err)
+					}
+					if i > before {
+						continue
 					}
 				}
 				blocks[i].Release()
+				i = int(next.Add(1)) - 1
 			}
 		})
 	}

@@ -40,7 +40,7 @@ func Visit(ctx context.Context, src Selector, expr *syntax.LogExpr, in model.Tim
 		}
 		workers[i] = &visitWorker{pipe: pipe, visitor: newVisitor(), in: in, req: req}
 	}
-	return parallel(ctx, &ahead[model.Block]{blocks: blocks}, len(workers), func(ctx context.Context, worker, _ int, b model.Block) error {
+	return parallel(ctx, src, &ahead[model.Block]{blocks: blocks}, len(workers), func(ctx context.Context, worker, _ int, b model.Block) error {
 		return workers[worker].block(ctx, b)
 	})
 }
