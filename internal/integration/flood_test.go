@@ -2,9 +2,12 @@ package integration
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -69,6 +72,105 @@ func TestFlood(t *testing.T) {
 			}
 			s.settled(`sum(count_over_time({job="honest"}[1h]))`, time.Now().Add(time.Second), pushed+honestLines)
 		})
+	}
+}
+
+// TestFloodOfReads has what looks like queriers open many reads with a small message, and then send
+// messages as large as they may be: some drop by drop, some whole but without taking an answer.
+// Both must stay inside the memory there is, beside an honest client.
+func TestFloodOfReads(t *testing.T) {
+	if raceDetector && testing.Short() {
+		t.Skip("with the race detector memory says nothing, and it takes long")
+	}
+	const container, conns, reads, size = 384 << 20, 32, 16, 25 << 20
+	matcher := rpc.AppendString(rpc.AppendString(nil, 2, "job"), 3, "honest")
+	request := rpc.RawMessage(rpc.AppendInt(rpc.AppendString(nil, 1, "fake"), 3, math.MaxInt64))
+	request = rpc.AppendElement(request, 4, matcher)
+	large := func(msg rpc.RawMessage, field rpc.Number, element int) rpc.RawMessage {
+		for msg = slices.Clone(msg); len(msg)+element < size; {
+			msg = rpc.AppendString(msg, field, make([]byte, element))
+		}
+		return msg
+	}
+	fetch := large(rpc.AppendUint(nil, 2, 1), 3, 1<<20) // times, and metadata of long names
+	for name, attack := range map[string]readAttack{
+		"slow":          {messages: []rpc.RawMessage{request, fetch}, options: []grpc.DialOption{grpc.WithContextDialer(dialSlow)}, takes: true},
+		"at once":       {messages: []rpc.RawMessage{request, fetch, fetch, fetch, fetch}},
+		"in turn":       {messages: []rpc.RawMessage{request, fetch, fetch, fetch, fetch}, turn: &sync.Mutex{}},
+		"large request": {messages: []rpc.RawMessage{large(request, 7, 1<<20)}, turn: &sync.Mutex{}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GOMEMLIMIT", strconv.Itoa(container-64<<20))
+			m := newCluster(t, nil, []int{1}, "-replication.factor=1").start("alone", 1)
+			m.cluster.ready(m)
+			f := flood{t: t, addr: m.ip + ":9095", answers: map[string]int{}}
+			began := time.Now()
+			pushed := f.push(t.Context(), began, 0)
+			ctx, cancel := context.WithTimeout(t.Context(), 6*time.Second)
+			defer cancel()
+			var wg sync.WaitGroup
+			for range conns {
+				conn := f.dial(attack.options...)
+				for range reads {
+					wg.Go(func() { f.read(ctx, conn, attack) })
+				}
+			}
+			for ; ctx.Err() == nil; time.Sleep(5 * time.Millisecond) {
+				pushed += f.push(t.Context(), began, pushed)
+			}
+			wg.Wait()
+			_, peak, program := m.memory()
+			peak -= program
+			t.Logf("%d lines of an honest client; it was told %v; the reads %v; resident at most %d of %d MB", pushed, f.honest, f.answers, peak>>20, container>>20)
+			if peak > container && !raceDetector {
+				t.Errorf("at most %d MB besides the program were resident, the container has %d", peak>>20, container>>20)
+			}
+			if !m.alive() {
+				t.Fatalf("the server ended: %v", m.err)
+			}
+			m.settled(`sum(count_over_time({job="honest"}[1h]))`, time.Now().Add(time.Second), pushed)
+		})
+	}
+}
+
+// readAttack is what the reads of a flood send.
+type readAttack struct {
+	messages []rpc.RawMessage // of each
+	options  []grpc.DialOption
+	takes    bool        // answers
+	turn     *sync.Mutex // one sends at a time; nil: all do
+}
+
+// read opens reads until the end.
+func (f *flood) read(ctx context.Context, conn *grpc.ClientConn, attack readAttack) {
+	send := func() (call grpc.ClientStream, err error) {
+		if attack.turn != nil {
+			attack.turn.Lock()
+			defer attack.turn.Unlock()
+		}
+		call, err = conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/skald.Ingester/Select")
+		for i := 0; err == nil && i < len(attack.messages); i++ {
+			err = call.SendMsg(&attack.messages[i])
+			if err == nil && attack.turn != nil {
+				var answer rpc.RawMessage
+				err = call.RecvMsg(&answer) // so it has come
+			}
+		}
+		return call, err
+	}
+	for ctx.Err() == nil {
+		call, err := send()
+		if err == nil && !attack.takes {
+			<-ctx.Done()
+		}
+		if err == nil || errors.Is(err, io.EOF) { // the reason comes last
+			var answer rpc.RawMessage
+			for err = nil; err == nil; err = call.RecvMsg(&answer) {
+			}
+		}
+		f.mu.Lock()
+		f.answers[status.Code(err).String()]++
+		f.mu.Unlock()
 	}
 }
 

@@ -3,6 +3,10 @@ package server
 import (
 	"container/list"
 	"context"
+	"encoding/binary"
+	"errors"
+	"io"
+	"math"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -11,16 +15,21 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/grpc/tap"
+
+	"github.com/skaldlog/skald/internal/rpc"
 )
 
 // gRPC reads a message wholly before the handler can count it in a budget, and does not say
-// how long it is going to be. So the calls whose message is on its way are listed here. Pushes
+// how long it is going to be. So the calls with a message on its way are listed here. Pushes
 // are refused before they are read while memory is short; those being read then are ended,
 // oldest first, since who sends slowly or sends much is found there; and each has a time to be
 // received in.
+//
+// A call that takes several messages is listed while one of them comes, from its header on.
 //
 // What such calls hold is bounded at every moment, since a fast sender needs no time for more
 // than there is. gRPC tells the bytes of a connection but not those of a call: what came over a
@@ -40,9 +49,10 @@ const (
 
 var errReceiving = status.New(codes.Unavailable, "the message did not come in time, or messages being received take too much memory, try again later")
 
-// receiving are the calls whose first message is on its way.
+// receiving are the calls with a message on its way.
 type receiving struct {
 	most       int64         // bytes of them; 0 is any number
+	largest    uint32        // message, in bytes
 	timeout    time.Duration // 0 is any
 	overloaded func() error
 	ended      prometheus.Counter
@@ -57,23 +67,28 @@ type receiving struct {
 type receivedCall struct {
 	began  time.Time
 	cancel context.CancelFunc
-	answer answerable // nil until somebody receives
+	stream transportStream // nil until somebody receives
 	place  *list.Element
 	conn   *countedConn
 	from   int64 // of what has come over conn
 }
 
-// answerable is what gRPC's streams are besides. A call whose context ends is answered with
-// CANCELED, which tells a client nothing; gRPC writes that before whoever receives sees an error,
-// so no error returned to it comes in its place.
-type answerable interface {
+// transportStream is what gRPC's streams are besides.
+type transportStream interface {
+	// WriteStatus answers. A call whose context ends is answered with CANCELED, which tells a
+	// client nothing; gRPC writes that before whoever receives sees an error, so no error
+	// returned to it comes in its place.
 	WriteStatus(*status.Status) error
+	// ReadMessageHeader and Read wait for bytes. gRPC's RecvMsg calls them one after the other,
+	// so that nobody learns when a message has begun.
+	ReadMessageHeader([]byte) error
+	Read(n int) (mem.BufferSlice, error)
 }
 
 type receivedKey struct{}
 
 func newReceiving(cfg GRPCConfig, reg prometheus.Registerer) *receiving {
-	r := &receiving{most: cfg.MaxReceiving, timeout: cfg.ReceiveTimeout, overloaded: cfg.Overloaded}
+	r := &receiving{most: cfg.MaxReceiving, largest: uint32(min(cfg.MaxMessage, math.MaxInt32)), timeout: cfg.ReceiveTimeout, overloaded: cfg.Overloaded}
 	if r.overloaded == nil {
 		r.overloaded = func() error { return nil }
 	}
@@ -104,15 +119,12 @@ func (r *receiving) begin(ctx context.Context, info *tap.Info) (context.Context,
 	}
 	from, _ := peer.FromContext(ctx)
 	conn := from.Addr.(countedAddr).conn // the doorman lets in no other
-	c := &receivedCall{began: time.Now(), conn: conn, from: conn.read.Load()}
+	c := &receivedCall{conn: conn}
 	ctx, c.cancel = context.WithCancel(context.WithValue(ctx, receivedKey{}, c))
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.mu.calls.Len() >= maxReceiving {
+	if err := r.list(c); err != nil {
 		c.cancel()
-		return nil, status.Errorf(codes.Unavailable, "%d calls are sending their message already, try again later", maxReceiving)
+		return nil, err
 	}
-	c.place = r.mu.calls.PushBack(c)
 	conn.call(1)
 	context.AfterFunc(ctx, func() {
 		r.remove(c)
@@ -121,21 +133,74 @@ func (r *receiving) begin(ctx context.Context, info *tap.Info) (context.Context,
 	return ctx, nil
 }
 
-// message receives a call's first message.
-func (r *receiving) message(ctx context.Context, receive func() error) error {
+// list adds a call with a message on its way.
+func (r *receiving) list(c *receivedCall) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.calls.Len() >= maxReceiving {
+		return status.Errorf(codes.Unavailable, "%d calls are sending their message already, try again later", maxReceiving)
+	}
+	c.began, c.from = time.Now(), c.conn.read.Load()
+	c.place = r.mu.calls.PushBack(c)
+	return nil
+}
+
+// first receives a call's first message.
+func (r *receiving) first(ctx context.Context, receive func() error) error {
 	c, ok := ctx.Value(receivedKey{}).(*receivedCall)
 	if !ok {
 		return receive()
 	}
 	r.mu.Lock()
 	ended := c.place == nil
-	c.answer, _ = grpc.ServerTransportStreamFromContext(ctx).(answerable)
+	c.stream, _ = grpc.ServerTransportStreamFromContext(ctx).(transportStream)
 	r.mu.Unlock()
 	if ended {
 		return errReceiving.Err()
 	}
 	defer r.remove(c)
 	return receive()
+}
+
+// next receives a message after the first, which may begin at any time. It does what gRPC's
+// RecvMsg does, and its errors have been answered, too.
+func (r *receiving) next(ctx context.Context, msg any) error {
+	c, ok := ctx.Value(receivedKey{}).(*receivedCall)
+	if !ok || c.stream == nil {
+		return status.Error(codes.Internal, "this version of gRPC does not tell when a message begins")
+	}
+	data, err := r.data(c)
+	if err == nil {
+		defer data.Free()
+		err = rpc.Codec().Unmarshal(data, msg)
+	}
+	if err != nil && !errors.Is(err, io.EOF) {
+		_ = c.stream.WriteStatus(status.Convert(err)) // nobody may be there
+	}
+	return err
+}
+
+func (r *receiving) data(c *receivedCall) (mem.BufferSlice, error) {
+	var header [5]byte // whether it is compressed, and its length
+	if err := c.stream.ReadMessageHeader(header[:]); err != nil {
+		return nil, err
+	}
+	if header[0] != 0 {
+		return nil, status.Error(codes.Unimplemented, "only the first message of a call may be compressed")
+	}
+	length := binary.BigEndian.Uint32(header[1:])
+	if length > r.largest {
+		return nil, status.Errorf(codes.ResourceExhausted, "a message of %d bytes, at most %d are taken", length, r.largest)
+	}
+	if err := r.list(c); err != nil {
+		return nil, err
+	}
+	defer r.remove(c)
+	data, err := c.stream.Read(int(length))
+	if errors.Is(err, io.EOF) {
+		err = io.ErrUnexpectedEOF
+	}
+	return data, err
 }
 
 func (r *receiving) remove(c *receivedCall) {
@@ -156,10 +221,10 @@ func (r *receiving) drop(c *receivedCall) {
 func (r *receiving) end(c *receivedCall) {
 	r.drop(c)
 	r.ended.Inc()
-	if c.answer == nil {
+	if c.stream == nil {
 		return // nobody has begun to receive, and will not
 	}
-	_ = c.answer.WriteStatus(errReceiving) // nobody may be there
+	_ = c.stream.WriteStatus(errReceiving) // nobody may be there
 	c.cancel()
 }
 
@@ -168,7 +233,7 @@ type methodHandler = func(srv any, ctx context.Context, decode func(any) error, 
 
 func (r *receiving) unary(next methodHandler) methodHandler {
 	return func(srv any, ctx context.Context, decode func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
-		receive := func(msg any) error { return r.message(ctx, func() error { return decode(msg) }) }
+		receive := func(msg any) error { return r.first(ctx, func() error { return decode(msg) }) }
 		return next(srv, ctx, receive, intercept)
 	}
 }
@@ -177,8 +242,7 @@ func (r *receiving) stream(srv any, stream grpc.ServerStream, _ *grpc.StreamServ
 	return next(srv, &receivedStream{ServerStream: stream, incoming: r})
 }
 
-// receivedStream is a stream whose first message is on its way. Those that follow are answers
-// of a few bytes to what members have sent each other.
+// receivedStream is a stream whose messages are listed.
 type receivedStream struct {
 	grpc.ServerStream
 	incoming *receiving
@@ -188,10 +252,10 @@ type receivedStream struct {
 // RecvMsg receives a message.
 func (s *receivedStream) RecvMsg(msg any) error {
 	if s.begun {
-		return s.ServerStream.RecvMsg(msg)
+		return s.incoming.next(s.Context(), msg)
 	}
 	s.begun = true
-	return s.incoming.message(s.Context(), func() error { return s.ServerStream.RecvMsg(msg) })
+	return s.incoming.first(s.Context(), func() error { return s.ServerStream.RecvMsg(msg) })
 }
 
 // came notes that bytes have come over a connection. While there are too many, nobody's are read.

@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -44,9 +45,26 @@ func pushServer(t *testing.T, cfg GRPCConfig) *GRPC {
 			return &rpc.RawMessage{1}, nil
 		})
 	}
-	g.RegisterService(&grpc.ServiceDesc{ServiceName: "test", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Push", Handler: handler}}}, g)
+	g.RegisterService(&grpc.ServiceDesc{ServiceName: "test", HandlerType: (*any)(nil), Methods: []grpc.MethodDesc{{MethodName: "Push", Handler: handler}},
+		Streams: []grpc.StreamDesc{{StreamName: "Echo", Handler: echo, ClientStreams: true, ServerStreams: true}}}, g)
 	run(t, g.Run)
 	return g
+}
+
+// echo answers each message with its length.
+func echo(_ any, stream grpc.ServerStream) error {
+	for {
+		var msg rpc.RawMessage
+		if err := stream.RecvMsg(&msg); errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		answer := rpc.RawMessage(strconv.Itoa(len(msg)))
+		if err := stream.SendMsg(&answer); err != nil {
+			return err
+		}
+	}
 }
 
 // stall begins to send a message of 50 MB and stops. It returns what waits for the end of the
@@ -229,5 +247,88 @@ func TestGRPCPackedMessages(t *testing.T) {
 		if err := pushTest(t, conn, 2<<20, grpc.UseCompressor(gzip.Name)); status.Code(err) != codes.ResourceExhausted {
 			t.Fatalf("a message that is too large: %v", err)
 		}
+	}
+}
+
+// openEcho opens a call that takes several messages, and returns what sends one and waits for the
+// answer.
+func openEcho(t *testing.T, conn *grpc.ClientConn, options ...grpc.CallOption) (grpc.ClientStream, func(bytes int) (string, error)) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), soon)
+	t.Cleanup(cancel)
+	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ClientStreams: true, ServerStreams: true}, "/test/Echo", options...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return stream, func(bytes int) (string, error) {
+		msg, answer := make(rpc.RawMessage, bytes), rpc.RawMessage(nil)
+		if err := stream.SendMsg(&msg); err != nil && !errors.Is(err, io.EOF) {
+			return "", err
+		}
+		err := stream.RecvMsg(&answer)
+		return string(answer), err
+	}
+}
+
+// Messages after a call's first come as it did, and end as cleanly.
+func TestGRPCLaterMessages(t *testing.T) {
+	g := pushServer(t, GRPCConfig{MaxMessage: 1 << 20})
+	conn := dialTest(t, g)
+	stream, send := openEcho(t, conn)
+	for _, n := range []int{1, 0, 1 << 20, 100_000} {
+		if answer, err := send(n); err != nil || answer != strconv.Itoa(n) {
+			t.Fatalf("a message of %d bytes: %q, %v", n, answer, err)
+		}
+	}
+	if n := g.incoming.now(); n != 0 {
+		t.Errorf("%d bytes are being received between messages", n)
+	}
+	if err := stream.CloseSend(); err != nil {
+		t.Fatal(err)
+	}
+	if err := stream.RecvMsg(&rpc.RawMessage{}); !errors.Is(err, io.EOF) {
+		t.Errorf("the end of the call: %v", err)
+	}
+	_, send = openEcho(t, conn)
+	_, _ = send(1)
+	if _, err := send(1<<20 + 1); status.Code(err) != codes.ResourceExhausted {
+		t.Errorf("a message that is too large: %v", err)
+	}
+	_, send = openEcho(t, conn, grpc.UseCompressor(gzip.Name))
+	if answer, err := send(1000); answer != "1000" {
+		t.Errorf("a first message that is packed: %v", err)
+	}
+	if _, err := send(1000); status.Code(err) != codes.Unimplemented {
+		t.Errorf("a later message that is packed: %v", err)
+	}
+}
+
+// A message after a call's first has the bounds of the first, from when it begins: a call may be
+// silent for any time.
+func TestGRPCLaterMessagesAreBounded(t *testing.T) {
+	for name, cfg := range map[string]GRPCConfig{
+		"bytes": {MaxReceiving: 2 << 20},
+		"time":  {ReceiveTimeout: 100 * time.Millisecond},
+	} {
+		t.Run(name, func(t *testing.T) {
+			g := pushServer(t, cfg)
+			_, silent := openEcho(t, dialTest(t, g))
+			_, slow := openEcho(t, dialTest(t, g, grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) {
+				var d net.Dialer
+				conn, err := d.DialContext(ctx, "tcp", addr)
+				return &stallingConn{Conn: conn, left: 7 << 20, closed: make(chan struct{})}, err
+			})))
+			for _, send := range []func(int) (string, error){silent, slow} {
+				if _, err := send(1); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if _, err := slow(8 << 20); status.Code(err) != codes.Unavailable || status.Convert(err).Message() != errReceiving.Message() {
+				t.Errorf("a message that does not come: %v", err)
+			}
+			if _, err := silent(1); err != nil {
+				t.Errorf("who was silent: %v", err)
+			}
+		})
 	}
 }
