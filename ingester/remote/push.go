@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"sync/atomic"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
@@ -70,7 +69,7 @@ type pushServer struct {
 	ingester Ingester
 	cfg      ServerConfig
 	labels   *gencache.Cache[string, labels.Labels]
-	inflight atomic.Int64
+	inflight budget
 	refused  *prometheus.CounterVec
 }
 
@@ -78,11 +77,11 @@ type pushServer struct {
 const labelCacheBytes = 32 << 20
 
 func newPushServer(ing Ingester, cfg ServerConfig, reg prometheus.Registerer) *pushServer {
-	s := &pushServer{ingester: ing, cfg: cfg, labels: gencache.New[string, labels.Labels](labelCacheBytes)}
+	s := &pushServer{ingester: ing, cfg: cfg, labels: gencache.New[string, labels.Labels](labelCacheBytes), inflight: budget{most: cfg.MaxInflightBytes}}
 	f := promauto.With(reg)
 	f.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "skald_ingester_server_inflight_bytes", Help: "Memory of pushes from distributors that are being stored.",
-	}, func() float64 { return float64(s.inflight.Load()) })
+	}, func() float64 { return float64(s.inflight.used.Load()) })
 	s.refused = f.NewCounterVec(prometheus.CounterOpts{
 		Name: "skald_ingester_server_refused_pushes_total", Help: "Pushes from distributors that were not passed to the ingester, by reason.",
 	}, []string{"reason"})
@@ -113,7 +112,7 @@ func (s *pushServer) push(ctx context.Context, msg []byte) error {
 		}
 	}
 	taken := int64(0)
-	defer func() { s.inflight.Add(-taken) }()
+	defer func() { s.inflight.give(taken) }()
 	d := pushDecoders.Get().(*pushDecoder)
 	defer d.release()
 	d.labels = s.labels
@@ -123,10 +122,9 @@ func (s *pushServer) push(ctx context.Context, msg []byte) error {
 			s.refused.WithLabelValues("size").Inc()
 			return fault.New(fault.TooLarge, "push needs %d bytes of memory, more than the %d that all pushes may take on an ingester", taken+n, most)
 		}
-		if used := s.inflight.Add(n); most > 0 && used > most {
-			s.inflight.Add(-n)
+		if used, ok := s.inflight.take(n); !ok {
 			s.refused.WithLabelValues("memory").Inc()
-			return fault.New(fault.Unavailable, "ingester has %d bytes of pushes in work, at most %d are allowed, retry later", used-n, most)
+			return fault.New(fault.Unavailable, "ingester has %d bytes of pushes in work, at most %d are allowed, retry later", used, most)
 		}
 		taken += n
 		return nil

@@ -55,6 +55,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"google.golang.org/grpc"
 
 	"github.com/skaldlog/skald/internal/model"
@@ -72,7 +73,7 @@ type Ingester interface {
 type ServerConfig struct {
 	// MaxInflightBytes bounds the memory of all pushes that are being decoded and stored.
 	// Beyond it pushes are refused with fault.Unavailable, and a push that alone needs more
-	// with fault.TooLarge; 0 means no bound.
+	// with fault.TooLarge; 0 means no bound. Requests to read may take half as much besides.
 	MaxInflightBytes int64
 	// Overloaded returns why no push can be taken on now, or nil; nil means always.
 	Overloaded func() error
@@ -80,7 +81,7 @@ type ServerConfig struct {
 
 // RegisterFlags declares the settings with their defaults.
 func (c *ServerConfig) RegisterFlags(fs *flag.FlagSet) {
-	fs.Int64Var(&c.MaxInflightBytes, "ingester.max-inflight-bytes", 256<<20, "Memory for all pushes that an ingester receives from distributors and has not stored yet. Beyond it they get 503 and go to other ingesters.")
+	fs.Int64Var(&c.MaxInflightBytes, "ingester.max-inflight-bytes", 256<<20, "Memory for all pushes that an ingester receives from distributors and has not stored yet. Beyond it they get 503 and go to other ingesters. Requests to read may take half as much besides.")
 }
 
 // server is the receiving side of the service.
@@ -93,11 +94,15 @@ type server struct {
 // Register serves ing on s, whose codec must be rpc.Codec.
 func Register(s grpc.ServiceRegistrar, ing Ingester, cfg ServerConfig, reg prometheus.Registerer) {
 	srv := &server{ingester: ing, cfg: cfg, push: newPushServer(ing, cfg, reg)}
+	reads := &readServer{Reader: ing, memory: readMemory{budget{most: cfg.MaxInflightBytes / 2}}}
+	promauto.With(reg).NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "skald_ingester_server_read_bytes", Help: "Memory of what queriers have sent for their open reads.",
+	}, func() float64 { return float64(reads.memory.used.Load()) })
 	s.RegisterService(&grpc.ServiceDesc{
 		ServiceName: serviceName,
 		HandlerType: (*any)(nil),
 		Methods:     []grpc.MethodDesc{{MethodName: "Push", Handler: srv.push.handle}},
-		Streams:     readStreams(ing),
+		Streams:     reads.streams(),
 	}, srv)
 }
 

@@ -3,6 +3,7 @@ package remote
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 
@@ -23,9 +24,15 @@ type Reader interface {
 	Tail(ctx context.Context, tenant model.Tenant, matchers []*labels.Matcher) (model.Tail, error)
 }
 
-// readStreams are the calls that read.
-func readStreams(h Reader) []grpc.StreamDesc {
-	serve := func(f func(Reader, grpc.ServerStream) error) grpc.StreamHandler {
+// readServer answers the calls that read.
+type readServer struct {
+	Reader
+	memory readMemory
+}
+
+// streams are the calls.
+func (h *readServer) streams() []grpc.StreamDesc {
+	serve := func(f func(*readServer, grpc.ServerStream) error) grpc.StreamHandler {
 		return func(_ any, stream grpc.ServerStream) error { return rpc.Status(f(h, stream)) }
 	}
 	return []grpc.StreamDesc{
@@ -33,6 +40,24 @@ func readStreams(h Reader) []grpc.StreamDesc {
 		{StreamName: "Series", Handler: serve(serveSeries), ServerStreams: true},
 		{StreamName: "Tail", Handler: serve(serveTail), ServerStreams: true},
 	}
+}
+
+// request receives the request of a call, which holds more besides. The caller must call free
+// when the call ends.
+func (h *readServer) request(stream grpc.ServerStream, verb string, more int64) (req *selectRequest, free func(), err error) {
+	var msg rpc.RawMessage
+	if err := stream.RecvMsg(&msg); err != nil {
+		return nil, nil, err
+	}
+	n := more + memoryOf(msg, 4, 5)
+	if err := h.memory.take(n); err != nil {
+		return nil, nil, err
+	}
+	if req, err = readSelectRequest(msg); err != nil {
+		h.memory.give(n)
+		return nil, nil, fault.New(fault.Invalid, "%s: %w", verb, err)
+	}
+	return req, func() { h.memory.give(n) }, nil
 }
 
 // frames gathers the fields of frames and sends them when there is enough.
@@ -61,6 +86,7 @@ func (f *frames) write(now bool, fields func(b []byte) []byte) error {
 // selectServer answers one Select call.
 type selectServer struct {
 	frames
+	memory *readMemory
 	req    *selectRequest
 	stats  model.Stats
 	blocks []*served
@@ -78,17 +104,14 @@ type served struct {
 
 // serveSelect describes what the holder has for the request, and then sends the columns
 // that the client fetches, several blocks at a time, until the client has done.
-func serveSelect(h Reader, stream grpc.ServerStream) error {
-	var msg rpc.RawMessage
-	if err := stream.RecvMsg(&msg); err != nil {
+func serveSelect(h *readServer, stream grpc.ServerStream) error {
+	req, free, err := h.request(stream, "select", selectMemory)
+	if err != nil {
 		return err
 	}
-	req, err := readSelectRequest(msg)
-	if err != nil {
-		return fault.New(fault.Invalid, "select: %w", err)
-	}
+	defer free()
 	ctx := stream.Context()
-	s := &selectServer{frames: frames{stream: stream}, req: req}
+	s := &selectServer{frames: frames{stream: stream}, memory: &h.memory, req: req}
 	inner := req.Request
 	// Columns are read when they are fetched, one by one.
 	inner.Columns, inner.Stats = model.Columns{}, &s.stats
@@ -106,18 +129,24 @@ func serveSelect(h Reader, stream grpc.ServerStream) error {
 // serve starts the work on each fetch, until the client closes its side of the stream or
 // something fails. When it returns, no work is left.
 func (s *selectServer) serve(ctx context.Context) error {
-	messages := make(chan rpc.RawMessage)
+	messages := make(chan fetchMessage)
 	end := make(chan error, 1)
 	go func() { // ends with the stream at the latest
 		for {
-			var msg rpc.RawMessage
-			if err := s.stream.RecvMsg(&msg); err != nil {
+			var m fetchMessage
+			err := s.stream.RecvMsg(&m.msg)
+			if err == nil {
+				m.memory = memoryOf(m.msg, 5)
+				err = s.memory.take(m.memory)
+			}
+			if err != nil {
 				end <- err
 				return
 			}
 			select {
-			case messages <- msg:
+			case messages <- m:
 			case <-ctx.Done():
+				s.memory.give(m.memory)
 				return
 			}
 		}
@@ -131,11 +160,19 @@ func (s *selectServer) serve(ctx context.Context) error {
 	return err
 }
 
-func (s *selectServer) dispatch(ctx context.Context, g *errgroup.Group, messages <-chan rpc.RawMessage, end <-chan error) error {
+// fetchMessage is a fetch as it came, with what was taken for it.
+type fetchMessage struct {
+	msg    rpc.RawMessage
+	memory int64
+}
+
+func (s *selectServer) dispatch(ctx context.Context, g *errgroup.Group, messages <-chan fetchMessage, end <-chan error) error {
 	for {
-		var msg rpc.RawMessage
 		select {
-		case msg = <-messages:
+		case m := <-messages:
+			if err := s.begin(ctx, g, m); err != nil {
+				return err
+			}
 		case err := <-end:
 			if errors.Is(err, io.EOF) {
 				return nil
@@ -144,23 +181,33 @@ func (s *selectServer) dispatch(ctx context.Context, g *errgroup.Group, messages
 		case <-ctx.Done():
 			return ctx.Err()
 		}
-		f, err := readFetch(msg)
-		if err != nil {
-			return fault.New(fault.Invalid, "fetch: %w", err)
-		}
-		for _, n := range f.released {
-			if n < len(s.blocks) {
-				s.blocks[n].release()
-			}
-		}
-		if f.columns == 0 && len(f.metadata) == 0 {
-			continue
-		}
-		if f.block >= len(s.blocks) {
-			return fault.New(fault.Invalid, "fetch of block %d of %d", f.block, len(s.blocks))
-		}
-		g.Go(func() error { return s.answer(ctx, f) })
 	}
+}
+
+// begin starts the work on a fetch, once there is a place for it.
+func (s *selectServer) begin(ctx context.Context, g *errgroup.Group, m fetchMessage) error {
+	f, err := readFetch(m.msg)
+	if err == nil && f.asks() && f.block >= len(s.blocks) {
+		err = fmt.Errorf("block %d of %d", f.block, len(s.blocks))
+	}
+	if err != nil {
+		s.memory.give(m.memory)
+		return fault.New(fault.Invalid, "fetch: %w", err)
+	}
+	for _, n := range f.released {
+		if n < len(s.blocks) {
+			s.blocks[n].release()
+		}
+	}
+	if !f.asks() {
+		s.memory.give(m.memory)
+		return nil
+	}
+	g.Go(func() error {
+		defer s.memory.give(m.memory)
+		return s.answer(ctx, f)
+	})
+	return nil
 }
 
 func (s *selectServer) release() {

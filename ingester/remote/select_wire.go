@@ -220,6 +220,9 @@ type fetch struct {
 	released []int
 }
 
+// asks reports whether there is anything to answer.
+func (f *fetch) asks() bool { return f.columns != 0 || len(f.metadata) > 0 }
+
 func (f *fetch) append(b []byte) []byte {
 	b = rpc.AppendUint(b, 1, uint64(f.block))
 	b = rpc.AppendUint(b, 2, f.columns)

@@ -9,7 +9,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"google.golang.org/grpc"
 
-	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/rpc"
 )
@@ -115,15 +114,12 @@ func readSeries(msg []byte, out []model.Series, stats *model.Stats) ([]model.Ser
 }
 
 // serveSeries answers a Series call.
-func serveSeries(h Reader, stream grpc.ServerStream) error {
-	var msg rpc.RawMessage
-	if err := stream.RecvMsg(&msg); err != nil {
+func serveSeries(h *readServer, stream grpc.ServerStream) error {
+	req, free, err := h.request(stream, "series", 0)
+	if err != nil {
 		return err
 	}
-	req, err := readSelectRequest(msg)
-	if err != nil {
-		return fault.New(fault.Invalid, "series: %w", err)
-	}
+	defer free()
 	var stats model.Stats
 	req.Stats = &stats
 	list, err := h.Series(stream.Context(), req.tenant, &req.Request)

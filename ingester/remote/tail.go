@@ -165,15 +165,12 @@ func readBatch(msg []byte) (batch model.TailBatch, err error) {
 }
 
 // serveTail answers a Tail call until the client goes.
-func serveTail(h Reader, stream grpc.ServerStream) error {
-	var msg rpc.RawMessage
-	if err := stream.RecvMsg(&msg); err != nil {
+func serveTail(h *readServer, stream grpc.ServerStream) error {
+	req, free, err := h.request(stream, "tail", 0)
+	if err != nil {
 		return err
 	}
-	req, err := readSelectRequest(msg)
-	if err != nil {
-		return fault.New(fault.Invalid, "tail: %w", err)
-	}
+	defer free()
 	ctx := stream.Context()
 	sub, err := h.Tail(ctx, req.tenant, req.Matchers)
 	if err != nil {

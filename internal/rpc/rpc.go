@@ -14,6 +14,11 @@ import (
 	"github.com/skaldlog/skald/internal/fault"
 )
 
+// StreamWindow is how much a client may send ahead of who receives; what is more follows when
+// the header of a message has been read. It is held unseen by calls that take several messages,
+// so it is the least there is; gRPC would let a fast client have 16 MB of each.
+const StreamWindow = 64 << 10
+
 // RawMessage is a message as it came, or as it is to be sent. What was received is the
 // receiver's to keep.
 type RawMessage []byte
@@ -99,10 +104,13 @@ var codeKinds = func() map[codes.Code]fault.Kind {
 const maxText = 4 << 10
 
 // Status turns an error into the status that carries its kind and text between processes
-// of Skald. A nil err stays nil.
+// of Skald. Errors that gRPC made keep their code. A nil err stays nil.
 func Status(err error) error {
 	if err == nil {
 		return nil
+	}
+	if s, ok := err.(interface{ GRPCStatus() *status.Status }); ok {
+		return s.GRPCStatus().Err() // gRPC's own, of a stream
 	}
 	text := err.Error()
 	return status.Error(kindCodes[fault.Of(err)], text[:min(len(text), maxText)])

@@ -29,6 +29,7 @@ func TestKindsSurviveTheWay(t *testing.T) {
 	for err, want := range map[error]fault.Kind{
 		Status(context.Canceled):                    fault.Canceled,
 		Status(errors.New("plain")):                 fault.Internal,
+		Status(status.Error(codes.Unavailable, "")): fault.Unavailable,
 		status.Error(codes.Unimplemented, "nobody"): fault.Internal,
 	} {
 		if got := fault.Of(Fault(err)); got != want {

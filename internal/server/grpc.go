@@ -117,7 +117,7 @@ func NewGRPC(cfg GRPCConfig, reg prometheus.Registerer, logger *slog.Logger) (*G
 		grpc.MaxRecvMsgSize(cfg.MaxMessage),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
 		grpc.MaxConcurrentStreams(maxStreams),
-		grpc.StaticStreamWindowSize(StreamWindow), grpc.StaticConnWindowSize(connectionWindow),
+		grpc.StaticStreamWindowSize(rpc.StreamWindow), grpc.StaticConnWindowSize(connectionWindow),
 		grpc.InTapHandle(incoming.begin),
 		grpc.MaxHeaderListSize(maxHeaders),
 		grpc.ConnectionTimeout(connectTimeout),

@@ -18,10 +18,6 @@ const (
 	connectTimeout = 10 * time.Second
 	// maxHeaders bounds the headers of a call; gRPC's own bound is 16 MB.
 	maxHeaders = 64 << 10
-	// StreamWindow is how much a client may send ahead of who receives; what is more follows when
-	// the header of a message has been read. It is held unseen by calls that take several messages,
-	// so it is the least there is; gRPC would let a fast client have 16 MB of each.
-	StreamWindow = 64 << 10
 	// connectionWindow costs nothing: gRPC gives it back as bytes come.
 	connectionWindow = 8 << 20
 )
