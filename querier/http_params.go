@@ -28,6 +28,9 @@ const (
 	secondsMaxChars = 10 // a longer integer is nanoseconds
 )
 
+// farthest is as far from 1970 as a time can be: what lies between two such times is a duration.
+const farthest = int64(146 * 365 * 24 * time.Hour)
+
 // params are a request's parameters, from the query string and a POSTed form. The texts of
 // errors, and the order in which parameters are checked, are Loki's.
 type params struct {
@@ -35,12 +38,14 @@ type params struct {
 	now time.Time
 }
 
+// readParams returns what could be read even when the form is malformed.
 func readParams(w http.ResponseWriter, r *http.Request) (params, error) {
 	r.Body = http.MaxBytesReader(w, r.Body, maxFormBytes)
+	p := params{r: r, now: time.Now()}
 	if err := r.ParseForm(); err != nil {
-		return params{}, fault.Wrap(fault.Invalid, err)
+		return p, fault.Wrap(fault.Invalid, err)
 	}
-	return params{r: r, now: time.Now()}, nil
+	return p, nil
 }
 
 func (p params) get(name string) string { return p.r.Form.Get(name) }
@@ -57,7 +62,7 @@ func (p params) bounds() (start, end int64, err error) {
 		if err != nil {
 			return 0, 0, fault.New(fault.Invalid, "could not parse 'since' parameter: %w", err)
 		}
-		since = time.Duration(d)
+		since = min(time.Duration(d), time.Duration(farthest))
 	}
 	start, err = p.time("start", min(end, p.now.UnixNano())-int64(since))
 	if err != nil {
@@ -138,22 +143,31 @@ func (p params) time(name string, fallback int64) (int64, error) {
 func parseTime(text string) (int64, error) {
 	if strings.Contains(text, ".") {
 		if f, err := strconv.ParseFloat(text, 64); err == nil {
-			seconds, fraction := math.Modf(f)
-			ms := math.Round(fraction * 1000)
-			return int64(seconds)*int64(time.Second) + int64(ms)*int64(time.Millisecond), nil
+			seconds, fraction := math.Modf(max(-float64(farthest), min(f, float64(farthest))))
+			return nanoseconds(time.Unix(int64(seconds), int64(math.Round(fraction*1000))*int64(time.Millisecond))), nil
 		}
 	}
 	n, err := strconv.ParseInt(text, 10, 64)
 	if err != nil {
 		if t, e := time.Parse(time.RFC3339Nano, text); e == nil {
-			return t.UnixNano(), nil
+			return nanoseconds(t), nil
 		}
 		return 0, err
 	}
 	if len(text) <= secondsMaxChars {
-		return n * int64(time.Second), nil
+		return nanoseconds(time.Unix(n, 0)), nil
 	}
-	return n, nil
+	return nanoseconds(time.Unix(0, n)), nil
+}
+
+func nanoseconds(t time.Time) int64 {
+	switch seconds := t.Unix(); {
+	case seconds >= farthest/int64(time.Second):
+		return farthest
+	case seconds < -farthest/int64(time.Second):
+		return -farthest
+	}
+	return t.UnixNano()
 }
 
 func (p params) limit(name string, fallback int) (int, error) {

@@ -120,6 +120,7 @@ func TestOddParameters(t *testing.T) {
 		{"index/stats", "step", "-1", notPositive},
 		{"tail", "limit", "5", "Bad Request\n"}, // no websocket
 		{"tail", "delay_for", "-1", "delay_for can't be greater than 5"},
+		{"tail", "delay_for", "9223372037", "delay_for can't be greater than 5"},
 		{"tail", "delay_for", "6", "delay_for can't be greater than 5"},
 		{"index/volume", "query", `{app=~".*"}`, "parse error : queries require at least one regexp"},
 	} {
@@ -129,6 +130,28 @@ func TestOddParameters(t *testing.T) {
 		}
 		if code, body := r.get("/loki/api/v1/"+c.path, params...); code != http.StatusBadRequest || !strings.HasPrefix(body, c.want) {
 			t.Errorf("%s %s=%s: %d %s, want %s", c.path, c.name, c.value, code, body, c.want)
+		}
+	}
+}
+
+// TestFarTimes: times that nanoseconds do not reach are far away, not on the other side.
+func TestFarTimes(t *testing.T) {
+	for text, want := range map[string]int64{
+		"9999999999": farthest, "-999999999": -999999999e9, "9223372036854775807": farthest, "-9223372036854775808": -farthest,
+		"1.0e18": farthest, "-1.0e300": -farthest, "9999-12-31T23:59:59Z": farthest, "0001-01-01T00:00:00Z": -farthest,
+		"2115-11-27T00:00:00Z": farthest, "2115-11-26T23:59:59Z": farthest - 1e9, "1768474800.5": 17684748005e8, "-1.5": -15e8,
+	} {
+		if got, err := parseTime(text); err != nil || got != want {
+			t.Errorf("%s: %d, %v, want %d", text, got, err, want)
+		}
+	}
+	r := newTailRig(t, func(l *limits.Limits) { l.MaxQueryLength = limits.Duration(time.Hour) })
+	for _, c := range [][2]string{{"1768471200", "9999999999"}, {"-9223372036854775808", "1768471200"}, {"1677-01-01T00:00:00Z", "9223372036854775807"}, {"", "-9223372036854775808"}} {
+		for _, path := range []string{"query_range", "labels", "series", "index/stats", "index/volume", "index/volume_range", "detected_fields"} {
+			_, body := r.get("/loki/api/v1/"+path, "query", `{app="a"}`, "start", c[0], "end", c[1], "since", "292y", "step", "290y")
+			if !strings.Contains(body, "exceeds the limit") {
+				t.Errorf("%s from %q to %q: %s", path, c[0], c[1], body)
+			}
 		}
 	}
 }

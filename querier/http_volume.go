@@ -83,8 +83,8 @@ func (q *Querier) readVolume(w http.ResponseWriter, r *http.Request, ranged bool
 func (v volumeRequest) checkLength(most time.Duration) error {
 	const second = int64(time.Second)
 	start, end := floorTo(v.start, second), floorTo(v.end, second)
-	if v.step > 0 {
-		end = min(end, start+int64(v.step)-second)
+	if first := int64(v.step) - second; v.step > 0 && first < end-start {
+		end = start + first
 	}
 	return engine.CheckLength(start, end, most)
 }

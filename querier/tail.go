@@ -82,9 +82,10 @@ func readTail(w http.ResponseWriter, r *http.Request) (t tailRequest, metric boo
 		if err != nil {
 			return t, false, fault.Wrap(fault.Invalid, err)
 		}
-		if t.delay = time.Duration(n) * time.Second; n < 0 || t.delay > maxTailDelay {
+		if n < 0 || n > int(maxTailDelay/time.Second) {
 			return t, false, fault.New(fault.Invalid, "delay_for can't be greater than 5")
 		}
+		t.delay = time.Duration(n) * time.Second
 	}
 	t.query = p.get("query")
 	if metric, t.expr, err = parseTailQuery(t.query); err != nil {
