@@ -15,7 +15,6 @@ import (
 	"github.com/prometheus/prometheus/model/labels"
 	"golang.org/x/sync/errgroup"
 
-	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
 	"github.com/skaldlog/skald/internal/server"
 	"github.com/skaldlog/skald/logql/syntax"
@@ -307,9 +306,6 @@ func matcherGroups(selectors []string) ([][]*labels.Matcher, error) {
 	}
 	groups := make([][]*labels.Matcher, len(selectors))
 	for i, text := range selectors {
-		if strings.ReplaceAll(text, " ", "") == "{}" {
-			return nil, fault.New(fault.Invalid, "0 matchers in group: %s", text)
-		}
 		var err error
 		if groups[i], err = syntax.ParseSeries(text); err != nil {
 			return nil, err
@@ -338,16 +334,13 @@ func (q *Querier) serveStats(w http.ResponseWriter, r *http.Request) error {
 
 // serveFormat pretty-prints a query. Its errors are JSON, unlike those of all other endpoints.
 func (q *Querier) serveFormat(w http.ResponseWriter, r *http.Request) error {
-	p, err := readParams(w, r)
-	if err != nil {
-		return err
-	}
+	p, _ := readParams(w, r) // of a malformed form, what could be read
 	answer := struct {
 		Status string `json:"status"`
 		Data   string `json:"data,omitempty"`
 		Error  string `json:"error,omitempty"`
 	}{Status: "success"}
-	expr, err := syntax.Parse(p.get("query"))
+	expr, err := syntax.ParseText(p.get("query"))
 	w.Header().Set("Content-Type", "application/json; charset=utf-8")
 	if err != nil {
 		answer.Status, answer.Error = "invalid-query", err.Error()

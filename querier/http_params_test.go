@@ -3,6 +3,7 @@ package querier
 import (
 	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -130,6 +131,29 @@ func TestOddParameters(t *testing.T) {
 		}
 		if code, body := r.get("/loki/api/v1/"+c.path, params...); code != http.StatusBadRequest || !strings.HasPrefix(body, c.want) {
 			t.Errorf("%s %s=%s: %d %s, want %s", c.path, c.name, c.value, code, body, c.want)
+		}
+	}
+}
+
+// TestMalformedForm: what can be read of a form is formatted, and is no query to run.
+func TestMalformedForm(t *testing.T) {
+	r := newTailRig(t)
+	mux := http.NewServeMux()
+	r.querier.Register(muxRouter{mux})
+	for path, want := range map[string]string{
+		"format_query?query=1&a=%zz":   `{"status":"success","data":"1"}` + "\n",
+		"format_query?query=1&a;b":     `{"status":"success","data":"1"}` + "\n",
+		"format_query?query=%zz":       `{"status":"invalid-query","error":"parse error : syntax error: unexpected $end"}` + "\n",
+		"format_query?query=sum(1)":    `{"status":"success","data":"sum(1)"}` + "\n",
+		"labels?query=%zz":             `invalid URL escape "%zz"`,
+		"query?query=sum(1)":           "parse error : queries require at least one regexp or equality matcher that does not have an empty-compatible value. For instance, app=~\".*\" does not meet this requirement, but app=~\".+\" will",
+		"labels?query=sum(1)":          "only label matchers are supported",
+		"detected_fields?query=sum(1)": "only log selector is supported",
+	} {
+		w := httptest.NewRecorder()
+		mux.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/loki/api/v1/"+path, nil))
+		if w.Body.String() != want {
+			t.Errorf("%s: %d %s, want %s", path, w.Code, w.Body, want)
 		}
 	}
 }

@@ -19,8 +19,20 @@ const (
 	maxDepth = 2000
 )
 
-// Parse parses and validates a query. Errors are fault.Invalid.
+// Parse parses and validates a query that is to be run. Errors are fault.Invalid.
 func Parse(query string) (Expr, error) {
+	e, err := ParseText(query)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkPlan(e); err != nil {
+		return nil, err
+	}
+	return e, nil
+}
+
+// ParseText is Parse for a query that is only to be looked at: one that cannot be planned is well formed.
+func ParseText(query string) (Expr, error) {
 	e, deferred, err := parse(query)
 	if err != nil {
 		return nil, err
@@ -34,7 +46,7 @@ func Parse(query string) (Expr, error) {
 // ParseLog parses a query that must yield log lines. A metric query is refused for its
 // own mistakes first.
 func ParseLog(query string) (*LogExpr, error) {
-	e, err := Parse(query)
+	e, err := ParseText(query)
 	if err != nil {
 		return nil, err
 	}
@@ -61,16 +73,16 @@ func ParseLogOfAny(query string) (*LogExpr, error) {
 // ParseMatchers parses a bare selector. Any other query is refused for its own mistakes
 // first.
 func ParseMatchers(query string) ([]*labels.Matcher, error) {
-	if _, err := Parse(query); err != nil {
+	if _, err := ParseText(query); err != nil {
 		return nil, err
 	}
 	return ParseSeries(query)
 }
 
-// ParseMatchersOrAll is ParseMatchers with {} allowed, which matches every stream.
+// ParseMatchersOrAll is ParseMatchers with {} allowed, written like this, which matches every stream.
 func ParseMatchersOrAll(query string) ([]*labels.Matcher, error) {
-	if log, err := parseBare(query); err == nil && len(log.Matchers) == 0 {
-		return log.Matchers, nil
+	if query == "{}" {
+		return nil, nil
 	}
 	return ParseMatchers(query)
 }
@@ -81,6 +93,9 @@ func ParseSeries(query string) ([]*labels.Matcher, error) {
 	log, err := parseBare(query)
 	if err != nil {
 		return nil, err
+	}
+	if len(log.Matchers) == 0 {
+		return nil, fault.New(fault.Invalid, "0 matchers in group: %s", query)
 	}
 	if err := checkMatchers(log.Matchers); err != nil {
 		return nil, err

@@ -37,12 +37,6 @@ func (v validator) metric(e MetricExpr) error {
 		if (e.Op == "sort" || e.Op == "sort_desc") && e.Grouping != nil && len(e.Grouping.Labels) > 0 {
 			return Errorf("sort and sort_desc doesn't allow grouping by ")
 		}
-		if _, number := e.Expr.(*Literal); number {
-			switch e.Op {
-			case "sum", "avg", "count": // Loki misses the selector when it plans these
-				return Errorf("%s", errEmptySelector)
-			}
-		}
 		return v.metric(e.Expr)
 	case *LabelReplace:
 		return v.metric(e.Expr)
@@ -53,6 +47,19 @@ func (v validator) metric(e MetricExpr) error {
 		return v.metric(e.RHS)
 	}
 	return nil
+}
+
+// checkPlan refuses sums, averages and counts of numbers: Loki misses the selector when it plans these.
+func checkPlan(e Expr) (err error) {
+	Walk(e, func(e Expr) bool {
+		if agg, ok := e.(*VectorAgg); ok && (agg.Op == "sum" || agg.Op == "avg" || agg.Op == "count") {
+			if _, number := agg.Expr.(*Literal); number {
+				err = Errorf("%s", errEmptySelector)
+			}
+		}
+		return err == nil
+	})
+	return err
 }
 
 // checkMatchers refuses selectors that could select every stream.
