@@ -64,8 +64,15 @@ func TestPoison(t *testing.T) {
 	err = testutil.GatherAndCompare(reg, strings.NewReader(fmt.Sprintf(`
 # HELP skald_agent_dropped_entries_total Entries that the server refused for good, by reason.
 # TYPE skald_agent_dropped_entries_total counter
-skald_agent_dropped_entries_total{client=%q,reason="refused"} 2
-`, s.Listener.Addr())), "skald_agent_dropped_entries_total")
+skald_agent_dropped_entries_total{client=%[1]q,reason="rate_limited"} 0
+skald_agent_dropped_entries_total{client=%[1]q,reason="refused"} 2
+skald_agent_dropped_entries_total{client=%[1]q,reason="too_large"} 0
+# HELP skald_agent_dropped_bytes_total Bytes of lines that the server refused for good, by reason.
+# TYPE skald_agent_dropped_bytes_total counter
+skald_agent_dropped_bytes_total{client=%[1]q,reason="rate_limited"} 0
+skald_agent_dropped_bytes_total{client=%[1]q,reason="refused"} 32
+skald_agent_dropped_bytes_total{client=%[1]q,reason="too_large"} 0
+`, s.Listener.Addr())), "skald_agent_dropped_entries_total", "skald_agent_dropped_bytes_total")
 	if err != nil {
 		t.Error(err)
 	}

@@ -69,6 +69,7 @@ func (rt *engine) addLane(key, host string, cfg deliver.Config, pusher deliver.P
 	if l.tailer, err = tail.New(tc, nil, rt.store); err != nil {
 		return err
 	}
+	a.metrics.begin(l)
 	rt.lanes = append(rt.lanes, l)
 	return nil
 }

@@ -58,6 +58,15 @@ func newMetrics(reg prometheus.Registerer, a *Agent) *metrics {
 	return m
 }
 
+// begin sets a client's counters to 0, as deliver does with its own.
+func (m *metrics) begin(l *lane) {
+	m.encoded.WithLabelValues(l.name)
+	for _, action := range []string{"dropped", "cut"} {
+		m.longLines.WithLabelValues(l.name, l.tenant, action)
+		m.longBytes.WithLabelValues(l.name, l.tenant, action)
+	}
+}
+
 func (m *metrics) reloaded(err error) {
 	if err != nil {
 		m.reloads.WithLabelValues("failure").Inc()

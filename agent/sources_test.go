@@ -550,10 +550,19 @@ scrape_configs:
 		t.Errorf("%d repeats, lines %v", repeats, s.lines())
 	}
 	metrics := get(t, "http://"+a.Addr()+"/metrics")
+	host := strings.TrimPrefix(s.URL, "http://")
+	for _, name := range []string{"dropped_entries", "dropped_bytes"} { // they begin with 0
+		for _, reason := range []string{"ingester_error", "line_too_long", "rate_limited"} {
+			if want := fmt.Sprintf("promtail_%s_total{host=%q,reason=%q,tenant=\"\"} 0", name, host, reason); !strings.Contains(metrics, want) {
+				t.Errorf("/metrics lacks %s", want)
+			}
+		}
+	}
 	for _, want := range []string{
+		fmt.Sprintf(`promtail_batch_retries_total{host=%q,tenant=""} 0`, host), fmt.Sprintf(`promtail_mutated_bytes_total{host=%q,reason="line_too_long",tenant=""} 0`, host),
 		"promtail_config_reload_success_total 1", "promtail_config_reload_fail_total 1",
 		fmt.Sprintf(`promtail_read_bytes_total{path=%q} 14`, log), fmt.Sprintf(`promtail_file_bytes_total{path=%q} 14`, log),
-		"promtail_files_active_total 1", fmt.Sprintf(`promtail_sent_entries_total{host=%q} 3`, strings.TrimPrefix(s.URL, "http://")),
+		"promtail_files_active_total 1", fmt.Sprintf(`promtail_sent_entries_total{host=%q} 3`, host),
 		"promtail_request_duration_seconds_count{host=", `status_code="204"`,
 	} {
 		if !strings.Contains(metrics, want) {

@@ -291,6 +291,7 @@ func (q *tenantQueue) reject(streams []model.Stream, reason string, err error) {
 	for i := range streams {
 		for _, e := range streams[i].Entries {
 			q.s.cfg.Metrics.dropped.WithLabelValues(q.s.cfg.Name, reason).Inc()
+			q.s.cfg.Metrics.droppedBytes.WithLabelValues(q.s.cfg.Name, reason).Add(float64(len(e.Line)))
 			q.s.log.Error("the server refuses an entry; it is skipped", "tenant", q.tenant, "stream", streams[i].Labels.String(),
 				"time", time.Unix(0, e.Timestamp).UTC(), "bytes", len(e.Line), "line", excerpt(e.Line), "err", err)
 			if d := q.s.cfg.DeadLetter; d != nil {

@@ -88,9 +88,10 @@ func (c *Config) defaults() {
 
 // Metrics are shared by the senders of an agent.
 type Metrics struct {
-	sentEntries, sentBytes, dropped, retries *prometheus.CounterVec
-	duration                                 *prometheus.HistogramVec
-	inflight                                 *prometheus.GaugeVec
+	sentEntries, sentBytes, dropped, droppedBytes, retries *prometheus.CounterVec
+
+	duration *prometheus.HistogramVec
+	inflight *prometheus.GaugeVec
 }
 
 // NewMetrics registers the metrics of delivery; reg may be nil.
@@ -103,10 +104,11 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		return c
 	}
 	m := &Metrics{
-		sentEntries: counter("sent_entries_total", "Entries that the server acknowledged.", "client"),
-		sentBytes:   counter("sent_bytes_total", "Bytes of lines and metadata that the server acknowledged.", "client"),
-		dropped:     counter("dropped_entries_total", "Entries that the server refused for good, by reason.", "client", "reason"),
-		retries:     counter("retries_total", "Requests that were tried again, by cause.", "client", "cause"),
+		sentEntries:  counter("sent_entries_total", "Entries that the server acknowledged.", "client"),
+		sentBytes:    counter("sent_bytes_total", "Bytes of lines and metadata that the server acknowledged.", "client"),
+		dropped:      counter("dropped_entries_total", "Entries that the server refused for good, by reason.", "client", "reason"),
+		droppedBytes: counter("dropped_bytes_total", "Bytes of lines that the server refused for good, by reason.", "client", "reason"),
+		retries:      counter("retries_total", "Requests that were tried again, by cause.", "client", "cause"),
 		duration: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "skald_agent_request_duration_seconds", Help: "Duration of pushes, by result.",
 			Buckets: prometheus.ExponentialBuckets(0.001, 4, 8),
@@ -119,6 +121,17 @@ func NewMetrics(reg prometheus.Registerer) *Metrics {
 		reg.MustRegister(m.duration, m.inflight)
 	}
 	return m
+}
+
+// begin sets a client's counters to 0: the rate of one that begins with its first increase does not show it.
+func (m *Metrics) begin(client string) {
+	m.sentEntries.WithLabelValues(client)
+	m.sentBytes.WithLabelValues(client)
+	for _, reason := range []string{"refused", "too_large", "rate_limited"} {
+		m.dropped.WithLabelValues(client, reason)
+		m.droppedBytes.WithLabelValues(client, reason)
+	}
+	m.retries.WithLabelValues(client, "failed")
 }
 
 // Sender delivers to one server.
@@ -146,6 +159,7 @@ type Sender struct {
 // New returns a sender. What is committed before Start waits for it.
 func New(cfg Config, pusher Pusher) *Sender {
 	cfg.defaults()
+	cfg.Metrics.begin(cfg.Name)
 	s := &Sender{cfg: cfg, pusher: pusher, log: cfg.Logger.With("client", cfg.Name), stopping: make(chan struct{})}
 	s.mu.tenants = map[string]*tenantQueue{}
 	return s
