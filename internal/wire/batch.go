@@ -24,6 +24,7 @@ type Batch struct {
 	ends    []int          // ends[i] is the end of entry i's pairs; empty when no entry has any
 	spans   []int          // spans[i] is the end of stream i's entries
 	known   []*Known       // of each stream; nil when it has no entries
+	texts   [][]byte       // labels of each stream, as protobuf has them; nil when it has no entries
 
 	packed    []byte // as received, with a Content-Encoding
 	raw, body []byte // without it, and decompressed
@@ -82,13 +83,14 @@ func newBatch(reserve func(int64) error) (*Batch, error) {
 
 func (b *Batch) memory() int64 {
 	return int64(cap(b.packed)+cap(b.raw)+cap(b.body)) + int64(cap(b.entries))*entrySize + int64(cap(b.pairs))*pairSize +
-		int64(cap(b.ends)+cap(b.spans)+cap(b.known))*8 + int64(cap(b.Streams))*streamSize
+		int64(cap(b.ends)+cap(b.spans)+cap(b.known))*8 + int64(cap(b.texts))*textSize + int64(cap(b.Streams))*streamSize
 }
 
 const (
 	entrySize  = int64(unsafe.Sizeof(model.Entry{}))
 	pairSize   = int64(unsafe.Sizeof(labels.Label{}))
 	streamSize = int64(unsafe.Sizeof(model.Stream{}))
+	textSize   = int64(unsafe.Sizeof([]byte{}))
 )
 
 // Release gives the buffers back. Neither the batch nor anything that aliases it may be
@@ -101,8 +103,9 @@ func (b *Batch) Release() {
 	clear(b.entries)
 	clear(b.pairs)
 	clear(b.known)
+	clear(b.texts)
 	*b = Batch{
-		Streams: b.Streams[:0], entries: b.entries[:0], pairs: b.pairs[:0], ends: b.ends[:0], spans: b.spans[:0], known: b.known[:0],
+		Streams: b.Streams[:0], entries: b.entries[:0], pairs: b.pairs[:0], ends: b.ends[:0], spans: b.spans[:0], known: b.known[:0], texts: b.texts[:0],
 		packed: b.packed[:0], raw: b.raw[:0], body: b.body[:0],
 	}
 	batches.Put(b)

@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/prometheus/promql/parser"
 
 	"github.com/skaldlog/skald/internal/fault"
-	"github.com/skaldlog/skald/internal/gencache"
 )
 
 // labelParser turns the text of a stream's labels into labels, remembering texts it has
@@ -20,9 +19,8 @@ import (
 type labelParser struct {
 	parser   parser.Parser
 	maxBytes int
-	// known has the labels by {a="b"}, and by {"a":"b"} as it stands in a JSON body. What is right
-	// in one form is wrong in the other, but for {}.
-	known *gencache.Cache[string, *Known]
+	// known has the labels by {a="b"}, and by {"a":"b"} as it stands in a JSON body.
+	known *labelTable
 }
 
 // Known is the labels of a stream, shared by all pushes with the same text as long as it is
@@ -33,14 +31,15 @@ type Known struct {
 	// Note is the receiver's, always of one type. Other tenants may push the same labels.
 	Note atomic.Value
 
-	object bool // the text was a JSON object
+	text   string
+	object bool // the text is a JSON object: what is right in one form is wrong in the other
 }
 
 // cachedText is the longest text that is remembered; longer ones are parsed each time.
 const cachedText = 16 << 10
 
 // itemOverhead is about what a remembered text costs besides its bytes, the receiver's note
-// included; textCopies is how often its bytes are kept: as key, as labels, and in the note.
+// included; textCopies is how often its bytes are kept: as text, as labels, and in the note.
 const (
 	itemOverhead = 270
 	textCopies   = 3
@@ -50,13 +49,13 @@ func newLabelParser(cacheBytes, maxText int) *labelParser {
 	return &labelParser{
 		parser:   parser.NewParser(parser.Options{}),
 		maxBytes: maxText,
-		known:    gencache.New[string, *Known](cacheBytes),
+		known:    newLabelTable(cacheBytes),
 	}
 }
 
 // text parses {a="b", c="d"}. The labels share no memory with p.
 func (lp *labelParser) text(p []byte) (*Known, error) {
-	if k, ok := lp.known.Get(alias(p)); ok && !k.object {
+	if k := lp.known.get(p, false); k != nil {
 		return k, nil
 	}
 	text := string(p)
@@ -64,13 +63,13 @@ func (lp *labelParser) text(p []byte) (*Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lp.remember(text, &Known{Labels: lbs}), nil
+	return lp.remember(&Known{Labels: lbs, text: text}), nil
 }
 
 // remember keeps labels under their text, unless that is long.
-func (lp *labelParser) remember(text string, k *Known) *Known {
-	if len(text) <= cachedText {
-		lp.known.Put(text, k, textCopies*len(text)+itemOverhead)
+func (lp *labelParser) remember(k *Known) *Known {
+	if len(k.text) <= cachedText {
+		lp.known.put(k)
 	}
 	return k
 }
@@ -146,7 +145,7 @@ func plainName(s string) bool {
 // object parses {"a":"b","c":3}, a JSON object that is known to be whole. What is no
 // string counts as its text; the last of equal keys counts.
 func (lp *labelParser) object(p []byte) (*Known, error) {
-	if k, ok := lp.known.Get(alias(p)); ok && k.object {
+	if k := lp.known.get(p, true); k != nil {
 		return k, nil
 	}
 	text := string(p)
@@ -164,7 +163,7 @@ func (lp *labelParser) object(p []byte) (*Known, error) {
 	if err != nil {
 		return nil, err
 	}
-	return lp.remember(text, &Known{Labels: lbs, object: true}), nil
+	return lp.remember(&Known{Labels: lbs, text: text, object: true}), nil
 }
 
 // renderLabels writes pairs the way clients write labels. Names are written as they are,

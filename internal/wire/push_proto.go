@@ -23,18 +23,22 @@ func (d *Decoder) pushProto(b *Batch) error {
 	f := fields{buf: b.body}
 	for f.next() {
 		if f.is(1, protowire.BytesType) {
-			if err := d.streamProto(b, f.value); err != nil {
+			if err := b.streamProto(f.value); err != nil {
 				return err
 			}
 		}
 	}
-	return badProto(f.err)
+	if f.err != nil {
+		return badProto(f.err)
+	}
+	return d.labelsProto(b)
 }
 
 func badProto(err error) error { return fault.Wrap(fault.Invalid, err) }
 
-func (d *Decoder) streamProto(b *Batch, msg []byte) error {
-	var text []byte
+// streamProto leaves the labels for labelsProto.
+func (b *Batch) streamProto(msg []byte) (err error) {
+	text := []byte{} // what a stream without labels has; nil is for one without entries
 	first := len(b.entries)
 	f := fields{buf: msg}
 	for f.next() {
@@ -51,13 +55,33 @@ func (d *Decoder) streamProto(b *Batch, msg []byte) error {
 		return badProto(f.err)
 	}
 	if len(b.entries) == first {
-		return b.closeStream(nil)
+		text = nil
 	}
-	known, err := d.labels.text(text)
-	if err != nil {
+	if b.texts, err = grow(b, b.texts); err != nil {
 		return err
 	}
-	return b.closeStream(known)
+	b.texts = append(b.texts, text)
+	return b.closeStream(nil)
+}
+
+// labelsProto gives all streams of the batch their labels.
+func (d *Decoder) labelsProto(b *Batch) (err error) {
+	for from := 0; from < len(b.texts); from += lookUps {
+		to := min(from+lookUps, len(b.texts))
+		d.labels.known.getAll(b.texts[from:to], b.known[from:to])
+		for i := from; i < to; i++ {
+			if b.texts[i] == nil {
+				continue
+			}
+			if b.known[i] == nil {
+				if b.known[i], err = d.labels.text(b.texts[i]); err != nil {
+					return err
+				}
+			}
+			b.Streams[i].Labels = b.known[i].Labels
+		}
+	}
+	return nil
 }
 
 func (b *Batch) entryProto(msg []byte) error {
