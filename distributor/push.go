@@ -75,6 +75,9 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 	err := inTurn(func() error {
 		first := 0
 		for i, s := range streams {
+			if known != nil && i%touchStreams == 0 {
+				touch(i, len(streams), known)
+			}
 			count := len(s.Entries)
 			if count > 0 {
 				var at *wire.Known
@@ -126,9 +129,9 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 // number first in the push, and leaves in s what is valid.
 func (j *job) stream(known *stream, s *model.Stream, first int) error {
 	s.Labels, s.Hash = known.labels, known.hash
-	if known.refused != "" {
-		j.refusals.add("%s", known.refused)
-		j.drop(s, known.reason)
+	if known.refused != nil {
+		j.refusals.add("%s", known.refused.text)
+		j.drop(s, known.refused.reason)
 		return nil
 	}
 	if b := blocked(j.tenant, known.policy, j.now); b != nil {

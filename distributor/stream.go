@@ -21,20 +21,22 @@ type streamKey struct {
 	policy string // forced by the request, usually ""
 }
 
-// stream is what labels alone say about a stream; it is worked out once and remembered.
+// stream is what labels alone say about a stream; it is worked out once and remembered. It
+// takes two cache lines.
 type stream struct {
-	key    streamKey
-	pushed labels.Labels
-	labels labels.Labels // with service_name
-	hash   uint64        // of those
-	policy string
+	key     streamKey
+	labels  labels.Labels // with service_name
+	hash    uint64        // of those
+	refused *refusedLabels
 
-	refused string // why the labels are refused, or ""
-	reason  string
-
+	policy   string
 	level    string // from a label, or ""
 	metadata labels.Labels
+	pushed   labels.Labels
 }
+
+// refusedLabels says why labels are refused.
+type refusedLabels struct{ text, reason string }
 
 const serviceName = "service_name"
 
@@ -56,13 +58,41 @@ func (d *Distributor) stream(t *tenant, pushed labels.Labels, policy string, pla
 	s := newStream(t, pushed, policy)
 	s.key = key
 	// The text of a refusal is longer than the place counts for.
-	if place != nil && s.refused == "" {
+	if place != nil && s.refused == nil {
 		place.Note.Store(s)
 	}
-	if place == nil || s.refused != "" || noted != nil {
-		d.streams.Put(key, s, int(s.labels.ByteSize())+len(s.refused)+250)
+	if place == nil || s.refused != nil || noted != nil {
+		size := int(s.labels.ByteSize()) + 250
+		if s.refused != nil {
+			size += len(s.refused.text)
+		}
+		d.streams.Put(key, s, size)
 	}
 	return s
+}
+
+// touchStreams is how many streams are touched together: what is read fits the processor's
+// first cache.
+const touchStreams = 64
+
+// touch reads what is noted at the places, of touchStreams streams from the first on. With a
+// hundred thousand streams each would wait for memory, and these waits overlap.
+//
+//go:noinline
+func touch(first, streams int, known func(i int) *wire.Known) (sum int) {
+	var noted [touchStreams]*stream
+	n := min(touchStreams, streams-first)
+	for i := range noted[:n] {
+		if at := known(first + i); at != nil {
+			noted[i], _ = at.Note.Load().(*stream)
+		}
+	}
+	for _, s := range noted[:n] {
+		if s != nil {
+			sum += len(s.key.policy) + len(s.level)
+		}
+	}
+	return sum // so that the reads are none that a compiler leaves out
 }
 
 func newStream(t *tenant, pushed labels.Labels, policy string) *stream {
@@ -70,11 +100,10 @@ func newStream(t *tenant, pushed labels.Labels, policy string) *stream {
 	s.hash = s.labels.Hash()
 	s.policy = cmp.Or(policy, t.limits.PolicyStreamMapping.For(s.labels))
 	if err, reason := checkLabels(t.limits, s.labels); err != nil {
-		s.refused, s.reason = err.Error(), reason
+		s.refused = &refusedLabels{err.Error(), reason}
 	} else if missing := missingLabels(t.limits, s.labels, s.policy); len(missing) > 0 {
-		s.refused = fault.New(fault.Invalid, "missing required labels '%s' for user '%s' for stream '%s' (policy: '%s')",
-			strings.Join(missing, ","), t.id, s.labels, s.policy).Error()
-		s.reason = reasonMissingDemands
+		s.refused = &refusedLabels{fault.New(fault.Invalid, "missing required labels '%s' for user '%s' for stream '%s' (policy: '%s')",
+			strings.Join(missing, ","), t.id, s.labels, s.policy).Error(), reasonMissingDemands}
 	}
 	if t.levels != nil {
 		if s.level = t.levels.fromLabels(s.labels); s.level != "" {
