@@ -106,6 +106,9 @@ func (t *table) append(streams []model.Stream, hashes []uint64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for i := range streams {
+		if i%touchStreams == 0 {
+			t.touch(hashes[i:])
+		}
 		if len(streams[i].Entries) == 0 {
 			continue
 		}
@@ -115,6 +118,23 @@ func (t *table) append(streams []model.Stream, hashes []uint64) {
 			t.row(id, st, &streams[i].Entries[e])
 		}
 	}
+}
+
+// touch reads what append needs of the streams with the first hashes. Called with the lock held.
+//
+//go:noinline
+func (t *table) touch(hashes []uint64) (sum int64) {
+	hashes = hashes[:min(touchStreams, len(hashes))]
+	var at [touchStreams]uint32
+	for i, hash := range hashes {
+		at[i] = t.mu.ids[hash]
+	}
+	for _, at := range at[:len(hashes)] {
+		if at != 0 {
+			sum += int64(t.mu.streams[at-1].next) + t.mu.stats[at-1].rows
+		}
+	}
+	return sum // so that the reads are none that a compiler leaves out
 }
 
 // streamID returns the number of a stream, and makes one when it is new here.

@@ -70,6 +70,28 @@ func (t *tenant) find(ls labels.Labels, hash uint64) *stream {
 	return nil
 }
 
+// touchStreams is how many streams are touched together before the work on them. With a hundred
+// thousand streams, what is known of each lies anywhere in memory, and one after the other would
+// wait for it: these waits overlap.
+const touchStreams = 64
+
+// touch reads what admit needs of the first streams of the batch. Called with the lock held.
+//
+//go:noinline
+func (t *tenant) touch(batch []model.Stream) (sum uint64) {
+	batch = batch[:min(touchStreams, len(batch))]
+	var active [touchStreams]*stream
+	for i := range batch {
+		active[i] = t.mu.streams[batch[i].LabelsHash()]
+	}
+	for _, s := range active[:len(batch)] {
+		if s != nil {
+			sum += s.hash
+		}
+	}
+	return sum // so that the reads are none that a compiler leaves out
+}
+
 // add makes a stream active, and keeps its labels. Called with the lock held.
 func (t *tenant) add(ls labels.Labels, hash uint64, now int64, burst float64) *stream {
 	s := &stream{labels: ls, hash: hash, next: t.mu.streams[hash], used: now, tokens: burst, filled: now}
@@ -89,6 +111,9 @@ func (t *tenant) admit(batch []model.Stream, lim *limits.Limits, share float64, 
 	most := streamLimit(lim, share)
 	rate, burst := float64(lim.PerStreamRateLimit), float64(lim.PerStreamRateLimitBurst)
 	for i := range batch {
+		if i%touchStreams == 0 {
+			t.touch(batch[i:])
+		}
 		if len(batch[i].Entries) == 0 {
 			continue
 		}

@@ -38,6 +38,7 @@ func (e *Encoder) arrived(tenant model.Tenant, streams []model.Stream, a model.A
 	var sets [maxSets]labels.Labels
 	known := 0
 	for s := range streams {
+		e.touch(streams, s)
 		e.pairs(streams[s].Labels)
 		entries := streams[s].Entries
 		e.payload = binary.AppendUvarint(e.payload, uint64(len(entries)))

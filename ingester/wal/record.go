@@ -20,6 +20,7 @@ const minCompress = 256
 // is ready. It is not safe for concurrent use.
 type Encoder struct {
 	payload, packed, out []byte
+	touched              []byte // a copy of labels, made to have read them
 }
 
 // Encode returns a batch as one or more records, ready for Log.Append. The result is
@@ -34,6 +35,7 @@ func (e *Encoder) Encode(tenant model.Tenant, streams []model.Stream, a model.Ar
 	e.begin(tenant)
 	count, countAt := 0, e.openCount()
 	for s := range streams {
+		e.touch(streams, s)
 		entries := streams[s].Entries
 		for len(entries) > 0 {
 			n, size := fit(entries, recordTarget-len(e.payload))
@@ -114,6 +116,21 @@ func (e *Encoder) stream(ls labels.Labels, entries []model.Entry) {
 	}
 }
 
+// touchStreams is how many streams' labels are read together: they fit the processor's first cache.
+const touchStreams = 64
+
+// touch reads the labels of touchStreams streams, each time that so many were written. With a
+// hundred thousand streams labels lie anywhere in memory, and pair after pair would wait for it:
+// these waits overlap.
+func (e *Encoder) touch(streams []model.Stream, at int) {
+	if at%touchStreams != 0 {
+		return
+	}
+	for s := range streams[at:min(at+touchStreams, len(streams))] {
+		e.touched = streams[at+s].Labels.Bytes(e.touched)
+	}
+}
+
 func (e *Encoder) pairs(ls labels.Labels) {
 	at, n := len(e.payload), 0
 	e.payload = append(e.payload, 0) // the number, which to count beforehand would be to read them twice
@@ -157,7 +174,7 @@ func appendString(b []byte, s string) []byte {
 // Trim gives back buffers that one large batch has blown up, so that a pool of encoders
 // stays small.
 func (e *Encoder) Trim(limit int) {
-	if cap(e.payload)+cap(e.packed)+cap(e.out) > limit {
+	if cap(e.payload)+cap(e.packed)+cap(e.out)+cap(e.touched) > limit {
 		*e = Encoder{}
 	}
 }
