@@ -71,31 +71,11 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 	}
 
 	// 1. Judge and complete; what is refused leaves the slices.
-	left := streams[:0]
-	err := inTurn(func() error {
-		first := 0
-		for i, s := range streams {
-			if known != nil && i%touchStreams == 0 {
-				touch(i, len(streams), known)
-			}
-			count := len(s.Entries)
-			if count > 0 {
-				var at *wire.Known
-				if known != nil {
-					at = known(i)
-				}
-				if err := j.stream(d.stream(j.tenant, s.Labels, policy, at), &s, first); err != nil {
-					return err
-				}
-			}
-			if len(s.Entries) > 0 {
-				left = append(left, s)
-			}
-			first += count
-		}
-		return nil
-	})
-	if err != nil {
+	var left []model.Stream
+	if err := inTurn(func() (err error) {
+		left, err = d.judge(j, streams, policy, known)
+		return err
+	}); err != nil {
 		return err
 	}
 
@@ -123,6 +103,31 @@ func (d *Distributor) push(ctx context.Context, id model.Tenant, streams []model
 		return j.blocked
 	}
 	return nil
+}
+
+// judge completes streams and returns those that have valid entries left, in place.
+func (d *Distributor) judge(j *job, streams []model.Stream, policy string, known func(i int) *wire.Known) ([]model.Stream, error) {
+	left, first := streams[:0], 0
+	for i, s := range streams {
+		if known != nil && i%touchStreams == 0 {
+			touch(i, len(streams), known)
+		}
+		count := len(s.Entries)
+		if count > 0 {
+			var at *wire.Known
+			if known != nil {
+				at = known(i)
+			}
+			if err := j.stream(d.stream(j.tenant, s.Labels, policy, at), &s, first); err != nil {
+				return nil, err
+			}
+		}
+		if len(s.Entries) > 0 {
+			left = append(left, s)
+		}
+		first += count
+	}
+	return left, nil
 }
 
 // stream judges one stream, of which known says what its labels do, whose first entry has
