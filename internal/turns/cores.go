@@ -18,6 +18,8 @@ import (
 // A tenant that has used much of late has its turns on threads that the kernel prefers all
 // others to. What is short, a push of a few lines or the few steps between a request and its
 // turn, so waits neither for Go, which has places left for it (internal/cores), nor for the kernel.
+// Large pushes are put back only when others are active and the tenant uses most: segments are
+// written and merged at the process's priority, and pushes should not wait for these.
 type Cores struct {
 	turns *Queue
 	back  threads
@@ -44,7 +46,7 @@ func (c *Cores) Do(ctx context.Context, tenant string, kind Kind, work func() er
 	}
 	began := time.Now()
 	defer func() { c.turns.leave(tenant, began) }()
-	if used < spared {
+	if used < spared || kind == Pushes && !c.turns.dominates(tenant) {
 		return work()
 	}
 	var panicked error

@@ -4,10 +4,10 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// lower is added to the niceness of a thread: the kernel gives it a tenth of a core beside one
+// lower is added to the niceness of a thread: the kernel gives it a quarter of a core beside one
 // that has work all the time, so that what it holds, a lock or a place of Go's, is not held up
 // for long.
-const lower = 10
+const lower = 5
 
 // lowerPriority makes the calling thread one that others go before, those of this process
 // included: on Linux each thread has a niceness of its own.

@@ -24,20 +24,24 @@ func TestGiveWay(t *testing.T) {
 	}
 	c := NewCores(2)
 	c.turns.share("greedy").usage = 100
-	turn := func(tenant string, want int) {
+	turn := func(tenant string, kind Kind, want int) {
 		t.Helper()
-		if err := c.Do(t.Context(), tenant, Queries, func() error {
+		if err := c.Do(t.Context(), tenant, kind, func() error {
 			if got := nice(); got != want {
-				t.Errorf("%s computes at niceness %d, want %d", tenant, got, want)
+				t.Errorf("%s computes (%d) at niceness %d, want %d", tenant, kind, got, want)
 			}
 			return nil
 		}); err != nil {
 			t.Fatal(err)
 		}
 	}
-	turn("greedy", usual+lower)
-	turn("modest", usual)
-	turn("greedy", usual+lower)
+	turn("greedy", Queries, usual+lower)
+	turn("greedy", Pushes, usual) // nobody else is there
+	turn("modest", Queries, usual)
+	turn("greedy", Queries, usual+lower)
+	c.turns.share("modest").usage = 10
+	turn("modest", Pushes, usual)
+	turn("greedy", Pushes, usual+lower)
 	if got := nice(); got != usual {
 		t.Errorf("the niceness is %d after the turns, want %d as before", got, usual)
 	}

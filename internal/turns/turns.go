@@ -195,6 +195,19 @@ func (q *Queue) hold(s *tenantShare) {
 	q.mu.held++
 }
 
+// dominates reports whether a tenant that is not alone has used more than all others.
+func (q *Queue) dominates(tenant string) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	others := 0.0
+	for name := range q.mu.tenants {
+		if name != tenant {
+			others += q.share(name).usage
+		}
+	}
+	return len(q.mu.tenants) > 1 && q.share(tenant).usage > others
+}
+
 // free gives a place back, and on; called with mu held.
 func (q *Queue) free(tenant string, used float64) {
 	s := q.share(tenant)
