@@ -220,10 +220,11 @@ func TestIdleConnections(t *testing.T) {
 	requests, calls := s.metric("skald_http_connections", ""), s.metric("skald_grpc_connections", "")
 	_, peak, program := s.memory()
 	t.Logf("%v connections for HTTP and %v for gRPC are open; resident at most %d MB", requests, calls, (peak-program)>>20)
-	gaveWay := s.metric("skald_http_closed_connections_total", "idle") + s.metric("skald_grpc_closed_connections_total", "idle")
-	if want := float64(size(3000, 3000, 12_000)) - requests - calls; gaveWay < want || gaveWay == 0 {
-		t.Errorf("%v connections gave way, want %v", gaveWay, want)
-	}
+	eventually(t, "all connections are open or gave way", func() bool { // the last may not have been let in yet
+		gaveWay := s.metric("skald_http_closed_connections_total", "idle") + s.metric("skald_grpc_closed_connections_total", "idle")
+		left := s.metric("skald_http_connections", "") + s.metric("skald_grpc_connections", "")
+		return gaveWay > 0 && gaveWay+left >= float64(size(3000, 3000, 12_000))
+	})
 	if peak-program > container && !raceDetector {
 		t.Errorf("at most %d MB besides the program were resident, the container has %d", (peak-program)>>20, container>>20)
 	}
