@@ -70,11 +70,14 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 	}
 	memory := share{of: &d.inflight, own: d.tenant(id).inflight, now: d.cfg.Now}
 	defer memory.release()
-	t := turn{d.cfg.Turns, id}
+	t, size := turn{d.cfg.Turns, id}, 0
 	batch, err := decode(id, wire.Body{
 		ContentType: r.Header.Get("Content-Type"), ContentEncoding: r.Header.Get("Content-Encoding"),
 		Length: r.ContentLength, Reader: r.Body, Legacy: isLegacy(r.RequestURI), Reserve: memory.reserve,
-		InTurn: func(bytes int, work func() error) error { return t.do(r.Context(), bytes, work) },
+		InTurn: func(bytes int, work func() error) error {
+			size = bytes
+			return t.do(r.Context(), size, work)
+		},
 	})
 	if err != nil {
 		return err
@@ -86,7 +89,7 @@ func (d *Distributor) serve(r *http.Request, format string, decode func(model.Te
 		ctx = model.WithArrival(ctx, a)
 	}
 	err = d.push(ctx, id, batch.Streams, r.Header.Get(policyHeader), batch.Known, batch.Metadata, func(work func() error) error {
-		return t.do(ctx, batch.Size(), work)
+		return t.do(ctx, size, work)
 	})
 	if err != nil && !refusal(err) {
 		if untold, ok := d.failures.Now(time.Now()); ok {

@@ -7,7 +7,7 @@ import (
 	"github.com/skaldlog/skald/internal/turns"
 )
 
-// turnBytes of a push are about half a millisecond of work. Smaller pushes take no turn: they
+// turnBytes of a push, as it came, are about half a millisecond of work. Smaller pushes take no turn: they
 // keep nobody waiting, and who sends no others does not count as active to queries.
 const turnBytes = 64 << 10
 

@@ -11,6 +11,7 @@ import (
 
 	"github.com/skaldlog/skald/internal/fault"
 	"github.com/skaldlog/skald/internal/model"
+	"github.com/skaldlog/skald/internal/testkit/busy"
 	"github.com/skaldlog/skald/internal/turns"
 )
 
@@ -18,21 +19,6 @@ import (
 type pusherOf func()
 
 func (f pusherOf) Push(context.Context, model.Tenant, []model.Stream) error { f(); return nil }
-
-// hold takes a turn and returns what gives it back.
-func hold(t *testing.T, q *turns.Cores) (leave func()) {
-	t.Helper()
-	held, left := make(chan struct{}), make(chan struct{})
-	go func() {
-		_ = q.Do(t.Context(), "other", turns.Queries, func() error {
-			close(held)
-			<-left
-			return nil
-		})
-	}()
-	<-held
-	return func() { close(left) }
-}
 
 // TestLargePushesTakeTurns has all turns taken: a small push goes on, a large one waits. It
 // has none any more when the next hop has it.
@@ -51,7 +37,7 @@ func TestLargePushesTakeTurns(t *testing.T) {
 		if status, text := k.post(large); status != http.StatusNoContent {
 			t.Fatalf("%d %s", status, text)
 		}
-		leave := hold(t, q)
+		leave := busy.Turn(t, q)
 		var done atomic.Bool
 		k.next = pusherOf(func() {})
 		go func() {
@@ -130,7 +116,7 @@ func TestLargePushesAreEncodedInTurns(t *testing.T) {
 		q := turns.NewCores(1)
 		w := newWorld(t, 3, 3, func(c *ReplicatorConfig, _ *Cluster) { c.Turns = q })
 		defer w.end(t)
-		leave := hold(t, q)
+		leave := busy.Turn(t, q)
 		done := make(chan error, 1)
 		go func() { done <- w.Push(t.Context(), "t", someStreams(turnBytes/16, 0)) }()
 		synctest.Wait()

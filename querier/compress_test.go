@@ -15,6 +15,7 @@ import (
 	"testing"
 	"testing/synctest"
 
+	"github.com/skaldlog/skald/internal/testkit/busy"
 	"github.com/skaldlog/skald/internal/turns"
 	"github.com/skaldlog/skald/logql/scan"
 )
@@ -31,21 +32,6 @@ func (s sent) Write(p []byte) (int, error) {
 		s.t.Error("bytes are sent in a turn")
 	}
 	return s.ResponseRecorder.Write(p)
-}
-
-// hold takes a turn and returns what gives it back.
-func hold(t *testing.T, q *turns.Cores) (leave func()) {
-	t.Helper()
-	held, left := make(chan struct{}), make(chan struct{})
-	go func() {
-		_ = q.Do(t.Context(), "other", turns.Queries, func() error {
-			close(held)
-			<-left
-			return nil
-		})
-	}()
-	<-held
-	return func() { close(left) }
 }
 
 // TestCompressInTurns answers small and large, packed and plain, and with no turn to have.
@@ -88,7 +74,7 @@ func TestCompressInTurns(t *testing.T) {
 			}
 		}
 
-		leave := hold(t, q.queues.turns)
+		leave := busy.Turn(t, q.queues.turns)
 		var done atomic.Bool
 		go func() {
 			q.compress(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _ = q.writeJSON(w, r, []byte(text.String())) })).

@@ -394,6 +394,36 @@ func (broken) Select(context.Context, model.Tenant, *model.Request) (*model.Sele
 	return nil, fault.New(fault.Corrupt, "a bit has flipped")
 }
 
+// What was fetched ahead is there: who reads it in a turn does not wait for the ingester.
+func TestFetchedBlocksAreAtHand(t *testing.T) {
+	ing := newIngester(t)
+	if err := ing.Push(t.Context(), testTenant, []model.Stream{{
+		Labels: labels.FromStrings("app", "1"), Entries: []model.Entry{{Timestamp: 5, Line: []byte("five")}},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	sel, err := readable(t, ing, "none").Select(t.Context(), testTenant, &model.Request{
+		Matchers: []*labels.Matcher{labels.MustNewMatcher(labels.MatchEqual, "app", "1")},
+		Range:    model.TimeRange{Through: 10}, Columns: model.Columns{Lengths: true},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer sel.Release()
+	b := sel.Parts[0].Blocks[0]
+	if err := b.Fetch()(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	nobody, cancel := context.WithCancel(t.Context())
+	cancel()
+	if times, err := b.Times(nobody); err != nil || len(times) != 1 {
+		t.Errorf("times: %v, %v", times, err)
+	}
+	if offsets, err := b.Offsets(nobody); err != nil || len(offsets) != 2 {
+		t.Errorf("offsets: %v, %v", offsets, err)
+	}
+}
+
 func TestTailCrossesTheWire(t *testing.T) {
 	ing := newIngester(t)
 	c := readable(t, ing, "none")

@@ -56,15 +56,7 @@ func TestFlood(t *testing.T) {
 				pushed += f.push(t.Context(), began, pushed)
 			}
 			wg.Wait()
-			_, peak, program := s.memory()
-			peak -= program
-			t.Logf("%d lines of an honest client; it was told %v; the others %v; resident at most %d of %d MB", pushed, f.honest, f.answers, peak>>20, container>>20)
-			if peak > container && !raceDetector {
-				t.Errorf("at most %d MB besides the program were resident, the container has %d", peak>>20, container>>20)
-			}
-			if !s.alive() {
-				t.Fatalf("the server ended: %v", s.err)
-			}
+			f.stayed(s, container, pushed)
 			for deadline := time.Now().Add(patience); f.push(t.Context(), began, pushed) == 0; {
 				if time.Now().After(deadline) {
 					t.Fatal("it does not recover")
@@ -126,15 +118,7 @@ func TestFloodOfReads(t *testing.T) {
 			if late == 0 {
 				t.Errorf("reads that stay open keep an honest client out: %v", f.honest)
 			}
-			_, peak, program := m.memory()
-			peak -= program
-			t.Logf("%d lines of an honest client; it was told %v; the reads %v; resident at most %d of %d MB", pushed, f.honest, f.answers, peak>>20, container>>20)
-			if peak > container && !raceDetector {
-				t.Errorf("at most %d MB besides the program were resident, the container has %d", peak>>20, container>>20)
-			}
-			if !m.alive() {
-				t.Fatalf("the server ended: %v", m.err)
-			}
+			f.stayed(m.server, container, pushed)
 			m.settled(`sum(count_over_time({job="honest"}[1h]))`, time.Now().Add(time.Second), pushed)
 		})
 	}
@@ -239,6 +223,20 @@ type flood struct {
 	honest  map[string]int   // refusals
 	mu      sync.Mutex
 	answers map[string]int // of the others
+}
+
+// stayed checks that a server is there and was always inside its container.
+func (f *flood) stayed(s *server, container int64, pushed int) {
+	f.t.Helper()
+	_, peak, program := s.memory()
+	peak -= program
+	f.t.Logf("%d lines of an honest client; it was told %v; the others %v; resident at most %d of %d MB", pushed, f.honest, f.answers, peak>>20, container>>20)
+	if peak > container && !raceDetector {
+		f.t.Errorf("at most %d MB besides the program were resident, the container has %d", peak>>20, container>>20)
+	}
+	if !s.alive() {
+		f.t.Fatalf("the server ended: %v", s.err)
+	}
 }
 
 func (f *flood) dial(options ...grpc.DialOption) *grpc.ClientConn {

@@ -25,10 +25,7 @@ const (
 // growthPercent is how many per cent the heap may grow when so many bytes are alive.
 func growthPercent(live int64) int {
 	live = max(live, 1<<20)
-	if live <= freeGrowth {
-		return max(100, int(100*smallGrowth/live))
-	}
-	return max(leastPercent, int(100*freeGrowth/live))
+	return max(leastPercent, int(100*min(max(live, smallGrowth), freeGrowth)/live))
 }
 
 // paceCollector sets the growth of the heap after each collection, for as long as the

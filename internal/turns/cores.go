@@ -34,7 +34,7 @@ func NewCores(n int) *Cores {
 }
 
 // spared are the seconds that a tenant may have used of late without giving way to short work:
-// about a tenth of a core, steadily.
+// a thirtieth of a core, steadily, since what is counted fades with usageHalf.
 const spared = 0.5
 
 // Do waits for a turn and runs work in it, maybe on another goroutine. It returns work's error,

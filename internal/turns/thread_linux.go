@@ -1,8 +1,6 @@
 package turns
 
-import (
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // lower is added to the niceness of a thread: the kernel gives it a quarter of a core beside one
 // that has work all the time, so that what it holds, a lock or a place of Go's, is not held up

@@ -2,22 +2,21 @@ package turns
 
 import (
 	"runtime"
+	"slices"
 	"sync"
 	"time"
 )
 
-// threads run work at a lower priority than the process has. There are as many as have worked
-// at once, and one that has had nothing to do for a while ends. The zero value has none yet.
+// threads are goroutines with a thread of their own, which has a lower priority than the process.
+// That can't be taken back without permission, so the thread ends with the goroutine. There are
+// as many as have worked at once, and one that has had nothing to do for a while ends. The zero
+// value has none yet.
 type threads struct {
 	mu struct {
 		sync.Mutex
-		idle []*thread // the last one worked last
+		idle []chan *task // of each that waits, with room for one; the last one worked last
 	}
 }
-
-// thread is a goroutine with a thread of its own: a lower priority can't be taken back without
-// permission, so the thread ends with the goroutine.
-type thread struct{ next chan *task }
 
 type task struct {
 	work func()
@@ -32,7 +31,7 @@ func (t *threads) run(work func()) {
 	job := &task{work, make(chan struct{})}
 	t.mu.Lock()
 	if n := len(t.mu.idle); n > 0 {
-		t.mu.idle[n-1].next <- job // has room for the one task of an idle thread
+		t.mu.idle[n-1] <- job
 		t.mu.idle = t.mu.idle[:n-1]
 		t.mu.Unlock()
 	} else {
@@ -46,33 +45,32 @@ func (t *threads) run(work func()) {
 func (t *threads) serve(job *task) {
 	runtime.LockOSThread() // and never unlock
 	lowerPriority()
-	self := &thread{make(chan *task, 1)}
+	next := make(chan *task, 1)
 	timer := time.NewTimer(lingers)
 	defer timer.Stop()
 	for job != nil {
 		job.work()
 		t.mu.Lock()
-		t.mu.idle = append(t.mu.idle, self)
+		t.mu.idle = append(t.mu.idle, next)
 		t.mu.Unlock()
 		close(job.done)
 		timer.Reset(lingers)
 		select {
-		case job = <-self.next:
+		case job = <-next:
 		case <-timer.C:
-			job = t.leave(self)
+			job = t.leave(next)
 		}
 	}
 }
 
 // leave takes a thread out of those that are idle, or returns what it was given meanwhile.
-func (t *threads) leave(self *thread) *task {
+func (t *threads) leave(next chan *task) *task {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	for i, other := range t.mu.idle {
-		if other == self {
-			t.mu.idle = append(t.mu.idle[:i], t.mu.idle[i+1:]...)
-			return nil
-		}
+	i := slices.Index(t.mu.idle, next)
+	if i < 0 {
+		return <-next
 	}
-	return <-self.next
+	t.mu.idle = slices.Delete(t.mu.idle, i, i+1)
+	return nil
 }

@@ -126,6 +126,9 @@ func (l *logScan) sparse(ctx context.Context, blocks []arrived, pipe *pipeline.P
 		if len(s.cursors.heap) == 0 || s.kept == l.q.Limit {
 			return nil
 		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
 		if err := InTurn(ctx, l.src, s.rows); err != nil {
 			return err
 		}

@@ -336,3 +336,29 @@ func TestCancelledScanReleasesItsBlocks(t *testing.T) {
 		t.Errorf("%d blocks not released", n)
 	}
 }
+
+// cancelledTurns has the client leave in a turn.
+type cancelledTurns struct {
+	scan.Selector
+	turns  int
+	cancel func()
+}
+
+func (s *cancelledTurns) InTurn(_ context.Context, work func() error) error {
+	if s.turns++; s.turns == 3 {
+		s.cancel()
+	}
+	return work()
+}
+
+// TestCancelledIntervalScan has one large block, whose rows take many turns.
+func TestCancelledIntervalScan(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	src := &cancelledTurns{Selector: blocks.New(uniqueTimes(someStreams(rand.New(rand.NewPCG(3, 3)), 3, 20_000)), blocks.Options{RowsPerBlock: 100_000}), cancel: cancel}
+	_, err := scan.Logs(ctx, src, parseLog(t, `{app=~".+"} |= ""`), scan.LogsQuery{
+		Range: model.TimeRange{Through: math.MaxInt64}, Limit: 100_000, Interval: 1,
+	}, scan.Options{})
+	if !errors.Is(err, context.Canceled) || src.turns != 3 {
+		t.Errorf("%v after %d turns, want an end after the third", err, src.turns)
+	}
+}

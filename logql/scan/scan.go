@@ -181,12 +181,13 @@ func parallel[B model.Block](ctx context.Context, src Selector, queue *ahead[B],
 	var wg sync.WaitGroup
 	for w := range workers {
 		wg.Go(func() {
-			i := int(next.Add(1)) - 1
+			claim := func() int { return int(next.Add(1)) - 1 }
+			i := claim()
 			turn := func() error {
 				for began := time.Now(); ; {
 					err := work(ctx, w, i, blocks[i])
 					blocks[i].Release()
-					i = int(next.Add(1)) - 1
+					i = claim()
 					if err != nil || ctx.Err() != nil || i >= len(blocks) || time.Since(began) > turnLength || !queue.atHand(i) {
 						return err
 					}
@@ -195,19 +196,16 @@ func parallel[B model.Block](ctx context.Context, src Selector, queue *ahead[B],
 			}
 			for i < len(blocks) {
 				queue.take(ctx, i)
-				// After a failure the rest of the queue is only released.
+				taken := i
 				if ctx.Err() == nil {
-					before := i
-					err := InTurn(ctx, src, turn)
-					if err != nil {
+					if err := InTurn(ctx, src, turn); err != nil {
 						cancel(err)
 					}
-					if i > before {
-						continue
-					}
 				}
-				blocks[i].Release()
-				i = int(next.Add(1)) - 1
+				if i == taken { // after a failure the rest of the queue is only released
+					blocks[i].Release()
+					i = claim()
+				}
 			}
 		})
 	}
